@@ -1,0 +1,1 @@
+"""Many updates to one."""

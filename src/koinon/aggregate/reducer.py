@@ -1,0 +1,82 @@
+"""What turns many updates into one.
+
+A round's updates are a matrix `[n, D]`, one row for each client in canonical order. It need not be in memory:
+`Rows` gives it by column blocks, from files or from a tensor, as often as a rule wants to pass over it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+
+from koinon.core.types import Spec, Vector
+
+State: TypeAlias = Any
+
+
+class Rows(Protocol):
+    """The updates of a round."""
+
+    @property
+    def length(self) -> int:
+        """D, the number of columns."""
+
+    @property
+    def weights(self) -> Sequence[float]:
+        """One weight for each row, >= 0."""
+
+    def columns(self, start: int, stop: int) -> Iterator[torch.Tensor]:
+        """Columns `start .. stop` of each row in turn; float32 `[stop - start]`, not to be changed."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Updates in memory: float32 `[n, D]`."""
+
+    updates: torch.Tensor
+    weights: Sequence[float]
+
+    @property
+    def length(self) -> int:
+        """D, the number of columns."""
+        return self.updates.shape[1]
+
+    def columns(self, start: int, stop: int) -> Iterator[torch.Tensor]:
+        """Views of each row in turn."""
+        return iter(self.updates[:, start:stop])
+
+
+class Reducer(Protocol):
+    """A rule for many updates to one."""
+
+    def admit(self, spec: Spec) -> None:
+        """Refuse updates that the rule cannot work on.
+
+        Raises:
+            AdmissionError: with the cure, e.g. when the rule must see each update and only their sum is visible.
+        """
+
+    def reduce(self, rows: Rows) -> Vector:
+        """One update of all; float32 `[D]`.
+
+        Raises:
+            ValueError: if there are too few rows for the rule.
+        """
+
+
+@runtime_checkable
+class Summing(Reducer, Protocol):
+    """A rule that needs only a sum, so that updates can be added as they come and forgotten.
+
+    Adding rows one by one in canonical order gives the same bits as `reduce`.
+    """
+
+    def init(self, length: int) -> State:
+        """Nothing added yet."""
+
+    def add(self, state: State, row: Vector, weight: float) -> State:
+        """One more update; `state` is consumed."""
+
+    def finish(self, state: State) -> Vector:
+        """The result; `state` is consumed."""

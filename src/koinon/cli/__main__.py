@@ -1,0 +1,5 @@
+"""`python -m koinon.cli` is `koinon`."""
+
+from koinon.cli import main
+
+main()

@@ -1,0 +1,56 @@
+"""The commands, and how they end: a result, or one clear line and an exit code that says whose fault it is."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from koinon.cli import data, enroll, runs
+from koinon.cli.network import join, serve, up
+from koinon.cli.study import explain, new, simulate
+from koinon.core.errors import KoinonError
+
+app = typer.Typer(
+    name="koinon",
+    help="Train one model over data that never leaves its owners.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(new)
+app.command()(simulate)
+app.command()(up)
+app.command()(serve)
+app.command()(join)
+app.command()(explain)
+app.add_typer(enroll.app, name="enroll")
+app.add_typer(runs.app, name="runs")
+app.add_typer(data.app, name="data")
+
+INTERRUPTED = 130
+UNEXPECTED = 1
+
+
+@app.callback()
+def koinon(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    """Train one model over data that never leaves its owners."""
+
+
+def main() -> None:
+    """Run a command; every error is one line on standard error, and its exit code is in docs/reference/errors.md."""
+    try:
+        app()
+    except KoinonError as error:
+        _end(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _end("interrupted; an unfinished run goes on with `koinon runs resume`", INTERRUPTED)
+    except Exception as error:
+        if os.environ.get("KOINON_DEBUG"):
+            raise
+        _end(f"unexpected {type(error).__name__}: {error}; KOINON_DEBUG=1 shows where. Please report it", UNEXPECTED)
+
+
+def _end(line: str, code: int) -> None:
+    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,113 @@
+"""Commands of the network: up, serve, join."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from koinon.cli.options import RUNS, AppArgument, Json, LogJson, Rounds, Runs, Seed, address, load, show
+from koinon.core.errors import AdmissionError
+from koinon.run import host
+from koinon.run.app import new_run_id
+from koinon.run.coordinator import Settings
+from koinon.run.host import Home, Listen
+from koinon.run.log import configure, log
+from koinon.run.policy import Policy
+from koinon.run.progress import PlainProgress, progress_for
+from koinon.run.up import Trial
+from koinon.wire.certificates import LOOPBACK
+
+HOME = Path(".koinon")
+"""Where a server or a node keeps its identity, roster and journal."""
+
+HomeOption = Annotated[Path, typer.Option(help="Folder with the identity and what goes with it.")]
+
+
+def serve(
+    app: AppArgument,
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address to listen on.")],
+    cert: Annotated[Path | None, typer.Option(help="TLS certificate chain (PEM).")] = None,
+    key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    dev: Annotated[bool, typer.Option("--dev", help="Make a private certificate authority instead.")] = False,
+    rounds: Rounds = None,
+    seed: Seed = 0,
+    min_nodes: Annotated[int, typer.Option(help="Nodes that must be here for a round to open.")] = 2,
+    quorum: Annotated[float, typer.Option(help="Share of the cohort without which no round closes.")] = 1.0,
+    over_select: Annotated[float, typer.Option(help="Share of the cohort that need not answer.")] = 0.0,
+    deadline: Annotated[float, typer.Option(help="Seconds that a cohort has to answer.")] = 600.0,
+    linger: Annotated[float, typer.Option(help="Seconds to wait at the end for nodes that are away.")] = 600.0,
+    run: Annotated[str | None, typer.Option(metavar="ID", help="Run to go on with, or a new one's id.")] = None,
+    home: HomeOption = HOME / "server",
+    runs: Runs = RUNS,
+    json: Json = False,
+    log_json: LogJson = False,
+) -> None:
+    """Serve a federation; goes on by itself with a run that is not over."""
+    configure(log_json)
+    bound, port = address(listen)
+    if (cert is None or key is None) and not dev:
+        raise AdmissionError("a server needs --cert and --key, or --dev to make a private certificate authority")
+    loaded = load(app, rounds)
+    hosts = LOOPBACK if bound in ("0.0.0.0", "::", *LOOPBACK) else (bound, *LOOPBACK)
+    progress = PlainProgress() if log_json else progress_for()
+    result = host.serve(
+        loaded,
+        Listen(bound, port, Home(home), cert, key, hosts),
+        runs,
+        Settings(min_nodes, over_select, quorum, deadline),
+        progress,
+        lambda how: log("nodes join by: koinon join {how} --data SOURCE", how=how),
+        seed=seed,
+        run=run,
+        linger_s=linger,
+    )
+    show(result.summary(), json)
+
+
+def join(
+    url: Annotated[str, typer.Argument(metavar="URL", help="wss://HOST:PORT")],
+    app: AppArgument,
+    data: Annotated[str, typer.Option(metavar="SOURCE", help="This node's data, given to the app's `data`.")],
+    server: Annotated[str, typer.Option(metavar="KEY", help="The server's identity, ed25519:...; pinned.")],
+    ca: Annotated[Path | None, typer.Option(help="Certificate authority of the server (PEM).")] = None,
+    token: Annotated[str, typer.Option(help="One-time token, instead of an approval.")] = "",
+    policy: Annotated[Path | None, typer.Option(help="What the data's owner allows (TOML).")] = None,
+    home: HomeOption = HOME / "node",
+    json: Json = False,
+    log_json: LogJson = False,
+) -> None:
+    """Take part in a federation with one's own data, until the final model is here."""
+    configure(log_json)
+    allowed = Policy() if policy is None else Policy.load(policy)
+    model = host.join(load(app), url, server, data, Home(home), authority=ca, policy=allowed, token=token)
+    show({"model": str(model)}, json)
+
+
+def up(
+    app: AppArgument,
+    nodes: Annotated[int, typer.Option(help="Node processes.")],
+    rounds: Rounds = None,
+    seed: Seed = 0,
+    runs: Runs = RUNS,
+    json: Json = False,
+    log_json: LogJson = False,
+) -> None:
+    """Run a server and nodes as real processes on this machine, over TLS, with the app's population as their data."""
+    loaded = load(app, rounds)
+    population = loaded.clients(nodes)
+    if len(population) < nodes:
+        raise AdmissionError(f"{app} has {len(population)} clients; ask for at most that many --nodes")
+    names = {str(name): f"population:{place}/{nodes}" for place, name in enumerate(population.ids)}
+    arguments = ["--min-nodes", str(nodes), "--seed", str(seed)]
+    arguments += ["--rounds", str(rounds)] if rounds is not None else []
+    arguments += ["--json"] * json + ["--log-json"] * log_json
+    with Trial(app, names, runs / new_run_id(app), arguments) as trial:
+        trial.start_server()
+        for name in names:
+            trial.start_node(name)
+        try:
+            code = trial.wait()
+        except KeyboardInterrupt:
+            trial.interrupt()
+            raise
+    raise typer.Exit(code)

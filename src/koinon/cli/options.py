@@ -1,0 +1,55 @@
+"""Options that several commands have, and how a command prints its result."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from koinon.core.errors import AdmissionError
+from koinon.run.app import App, load_app
+
+AppArgument: TypeAlias = Annotated[str, typer.Argument(metavar="APP", help="A Python file, or module:name.")]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Rounds: TypeAlias = Annotated[int | None, typer.Option(help="Rounds, instead of the app's.")]
+Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of everything that is not secret.")]
+Runs: TypeAlias = Annotated[Path, typer.Option(help="Folder of the runs.")]
+LogJson: TypeAlias = Annotated[bool, typer.Option("--log-json", help="Log one JSON object per line, no live view.")]
+
+RUNS = Path("runs")
+
+
+def load(reference: str, rounds: int | None = None) -> App:
+    """The app, with another number of rounds if one was given."""
+    app = load_app(reference)
+    return app if rounds is None else replace(app, federation=replace(app.federation, rounds=rounds))
+
+
+def show(summary: Mapping[str, object], as_json: bool) -> None:
+    """Print a result: one JSON object on the last line, or a line for each entry."""
+    if as_json:
+        print(json.dumps(summary))
+        return
+    width = max(map(len, summary), default=0)
+    for name, value in summary.items():
+        print(f"{name:{width}}  {_text(value)}")
+
+
+def address(text: str) -> tuple[str, int]:
+    """HOST:PORT.
+
+    Raises:
+        AdmissionError: if it is not of that form.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise AdmissionError(f"{text!r} is no address; write HOST:PORT, e.g. 0.0.0.0:8443")
+    return host.strip("[]"), int(port)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(item)}" for name, item in value.items()) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,91 @@
+"""Commands of runs: what was done, going on with it, checking it."""
+
+import json as jsonlib
+from typing import Annotated
+
+import msgspec
+import typer
+
+from koinon.cli.options import RUNS, Json, Runs, load, show
+from koinon.core.errors import AdmissionError, VerificationFailed
+from koinon.run import checkpoint
+from koinon.run.catalog import all_runs, folder_of
+from koinon.run.result import Run
+from koinon.run.simulate import simulate
+from koinon.run.store import Store
+
+app = typer.Typer(help="What was run, going on with it, checking it.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="A run; `koinon runs list` shows them.")]
+
+
+@app.command("list")
+def list_runs(runs: Runs = RUNS, json: Json = False) -> None:
+    """All runs, the newest first."""
+    found = all_runs(runs)
+    if json:
+        print(jsonlib.dumps(msgspec.to_builtins(found)))
+    for info in () if json else found:
+        print(f"{info.id:44} {info.status:9} {info.runtime:10} {info.rounds:4} rounds  {info.app}")
+
+
+@app.command("show")
+def show_run(id: Id, runs: Runs = RUNS, json: Json = False) -> None:
+    """One run, round by round."""
+    store = Store(folder_of(runs, id))
+    info, history = store.info(), store.history()
+    if json:
+        print(jsonlib.dumps(msgspec.to_builtins({"info": info, "history": history})))
+        return
+    show(msgspec.to_builtins(info), False)
+    for record in history:
+        accepted = sum(part.outcome == "accepted" for part in record.participants)
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in record.metrics.items())
+        print(f"round {record.round:4}  {accepted} of {len(record.participants)} accepted  {metrics}")
+
+
+@app.command()
+def resume(
+    id: Id,
+    app: Annotated[str | None, typer.Option(metavar="APP", help="The app, if it has moved.")] = None,
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """Go on with a simulation that was cut short. A server goes on by itself when it is started again."""
+    store = Store(folder_of(runs, id))
+    info = store.info()
+    store.close()
+    if info is None or info.runtime != "simulation":
+        raise AdmissionError(f"{id} is no simulation; go on with it by `koinon serve APP --run {id}`")
+    loaded = load(app or info.app, info.rounds)
+    population = loaded.clients(info.clients)
+    run = simulate(loaded.federation, population, info.seed, runs=runs, name=info.app, clients=info.clients, resume=id)
+    show(run.summary(), json)
+
+
+@app.command()
+def verify(id: Id, runs: Runs = RUNS, json: Json = False) -> None:
+    """Check that nothing in a run's record was edited; exit code 7 if something was."""
+    store = Store(folder_of(runs, id))
+    entries = store.verify()
+    history = store.history()
+    if history:
+        model = checkpoint.load(store.checkpoint(len(history))).model
+        if checkpoint.digest(model) != history[-1].digest:
+            raise VerificationFailed(f"the checkpoint of round {len(history)} is not the model in the history")
+    show({"id": id, "entries": entries, "rounds": len(history), "verified": True}, json)
+
+
+@app.command()
+def export(
+    id: Id,
+    app: Annotated[str | None, typer.Option(metavar="APP", help="The app, if it has moved.")] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Write a run's report and its model as named tensors; prints where."""
+    store = Store(folder_of(runs, id))
+    info = store.info()
+    assert info is not None
+    run = Run.read(store, load(app or info.app).federation.learner.layout).publish()
+    print(run.path / "report.html")
+    print(run.path / "model.safetensors")

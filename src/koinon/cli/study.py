@@ -1,0 +1,57 @@
+"""Commands that need no network: new, simulate, explain."""
+
+import json as jsonlib
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from koinon.cli.options import RUNS, AppArgument, Json, Rounds, Runs, Seed, load, show
+from koinon.core.errors import AdmissionError
+from koinon.run.explain import explain as explanation_of
+from koinon.run.simulate import simulate as run_simulation
+
+
+def new(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder to make.")]) -> None:
+    """Make a working app, ready to run."""
+    if folder.exists() and any(folder.iterdir()):
+        raise AdmissionError(f"{folder} is not empty; choose a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "app.py").write_text(files("koinon.cli").joinpath("template.txt").read_text())
+    print(f"koinon simulate {folder / 'app.py'}")
+
+
+def simulate(
+    app: AppArgument,
+    clients: Annotated[int | None, typer.Option(help="Clients, instead of the app's number.")] = None,
+    rounds: Rounds = None,
+    seed: Seed = 0,
+    workers: Annotated[int, typer.Option(help="Processes that train clients.")] = 1,
+    runs: Runs = RUNS,
+    json: Json = False,
+) -> None:
+    """Run a federation in this process. Equal seeds give equal bits."""
+    loaded = load(app, rounds)
+    population = loaded.clients(clients)
+    run = run_simulation(loaded.federation, population, seed, workers, runs=runs, name=app, clients=clients)
+    show(run.summary(), json)
+
+
+def explain(app: AppArgument, rounds: Rounds = None, json: Json = False) -> None:
+    """Who can learn what; exit code 2 when the configuration is refused."""
+    explanation = explanation_of(load(app, rounds).federation)
+    if json:
+        print(jsonlib.dumps(explanation.summary()))
+        return
+    console = Console()
+    learns = Table("who", "learns", title="Who can learn what", title_justify="left", show_lines=True)
+    for who, what in explanation.learns:
+        learns.add_row(who, what)
+    console.print(learns)
+    facts = Table("", "", title="Guarantees and costs", title_justify="left", show_header=False)
+    for name, value in explanation.facts:
+        facts.add_row(name, value)
+    console.print(facts)

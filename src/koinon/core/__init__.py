@@ -1,0 +1,1 @@
+"""Values, layouts, randomness and errors: what every layer speaks of."""

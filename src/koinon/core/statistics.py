@@ -1,0 +1,95 @@
+"""Metrics that add up across clients: numbers whose sum over clients gives the metric over all examples.
+
+The mean of the clients' AUROCs is not the AUROC of all their patients. So a client never reports a metric's
+value; it reports a sufficient statistic, statistics are added, and the value is taken once at the end.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+
+
+class Ratio(msgspec.Struct, frozen=True, tag="ratio", array_like=True):
+    """A mean over examples (accuracy, loss, squared error): a total and how many it is over."""
+
+    total: float
+    count: float
+
+    def __add__(self, other: "Ratio") -> "Ratio":
+        return Ratio(self.total + other.total, self.count + other.count)
+
+    @property
+    def value(self) -> float:
+        """The mean; NaN over no examples."""
+        return self.total / self.count if self.count else math.nan
+
+
+class Ranking(msgspec.Struct, frozen=True, tag="ranking", array_like=True):
+    """Two histograms of scores over equal bins of [0, 1], one per class: gives AUROC.
+
+    Scores in one bin count as ties, so the error is at most half the product of the two classes'
+    shares of a bin, summed over the bins.
+    """
+
+    negatives: tuple[int, ...]
+    positives: tuple[int, ...]
+
+    def __add__(self, other: "Ranking") -> "Ranking":
+        if len(self.negatives) != len(other.negatives):
+            raise ValueError("rankings with different numbers of bins cannot be added")
+        return Ranking(
+            tuple(a + b for a, b in zip(self.negatives, other.negatives, strict=True)),
+            tuple(a + b for a, b in zip(self.positives, other.positives, strict=True)),
+        )
+
+    @property
+    def value(self) -> float:
+        """Probability that a positive scores above a negative, ties counting half; NaN without both."""
+        negatives, positives = np.asarray(self.negatives, float), np.asarray(self.positives, float)
+        pairs = negatives.sum() * positives.sum()
+        below = np.concatenate(([0.0], np.cumsum(negatives)[:-1]))
+        return float((positives * (below + negatives / 2)).sum() / pairs) if pairs else math.nan
+
+
+class Variation(msgspec.Struct, frozen=True, tag="variation", array_like=True):
+    """Sums for the coefficient of determination R² of a regression with one target."""
+
+    count: float
+    total: float
+    squares: float
+    residual_squares: float
+
+    def __add__(self, other: "Variation") -> "Variation":
+        return Variation(
+            self.count + other.count,
+            self.total + other.total,
+            self.squares + other.squares,
+            self.residual_squares + other.residual_squares,
+        )
+
+    @property
+    def value(self) -> float:
+        """R²; NaN when the targets do not vary."""
+        spread = self.squares - self.total**2 / self.count if self.count else 0.0
+        return 1 - self.residual_squares / spread if spread > 0 else math.nan
+
+
+Statistic: TypeAlias = Ratio | Ranking | Variation
+Metrics: TypeAlias = Mapping[str, Statistic]
+
+
+def merge(parts: Iterable[Metrics]) -> dict[str, Statistic]:
+    """The statistics of all parts together; a name that only some parts have covers only those."""
+    merged: dict[str, Statistic] = {}
+    for part in parts:
+        for name, statistic in part.items():
+            merged[name] = merged[name] + statistic if name in merged else statistic  # type: ignore[operator]
+    return merged
+
+
+def values(metrics: Metrics) -> dict[str, float]:
+    """The metrics' values, for a person."""
+    return {name: statistic.value for name, statistic in metrics.items()}

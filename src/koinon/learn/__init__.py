@@ -1,0 +1,1 @@
+"""Local training: from a model vector and data to an update."""

@@ -1,0 +1,46 @@
+"""The Learner protocol: all that the rest of Koinon knows about a model and its training."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from koinon.core.layout import Layout
+from koinon.core.statistics import Metrics
+from koinon.core.types import Update, Vector
+from koinon.data.dataset import Dataset
+from koinon.learn.corrections import Correction
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTask:
+    """What a round asks of local training beyond the learner's own settings.
+
+    Attributes:
+        round: Round number, from 1.
+        correction: What the strategy adds to every local gradient, or None.
+    """
+
+    round: int
+    correction: Correction | None = None
+
+
+class Learner(Protocol):
+    """A model that can be trained somewhere else: three functions between flat vectors."""
+
+    @property
+    def layout(self) -> Layout:
+        """Which part of the vector is which tensor."""
+
+    def initial(self, seed: int) -> Vector:
+        """The model before training, float32 `[D]`; equal seeds give equal bits."""
+
+    def train(self, start: Vector, data: Dataset, task: LocalTask, rng: torch.Generator) -> Update:
+        """Train from `start` on `data`; every draw comes from `rng`. `start` is not changed.
+
+        Raises:
+            ClientFailed: if there is nothing to train on, or the loss or the result is not finite.
+        """
+
+    def evaluate(self, model: Vector, data: Dataset) -> Metrics:
+        """Additive statistics of `model` on `data`."""

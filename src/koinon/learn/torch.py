@@ -1,0 +1,292 @@
+"""`TorchLearner`: local training of any `nn.Module` by any `torch.optim` optimizer, between flat vectors.
+
+What comes out depends on the vector, the data and the generator that go in and on nothing else: not on the number
+of threads, not on torch's global generator, not on what the module was trained on before.
+"""
+
+import copy
+import functools
+import math
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from koinon.core.errors import AdmissionError, ClientFailed, KoinonError
+from koinon.core.layout import Layout
+from koinon.core.rng import generator, integer
+from koinon.core.statistics import Metrics, Ratio, Statistic, merge
+from koinon.core.types import Update, Vector
+from koinon.data.dataset import Batch, Dataset
+from koinon.learn.corrections import Correction
+from koinon.learn.learner import LocalTask
+from koinon.learn.metrics import Metric
+from koinon.learn.workspace import Workspace
+
+Loss: TypeAlias = Callable[[Any, Any], torch.Tensor]
+"""(outputs, targets) -> their mean loss, a scalar: a torch loss module, or a function."""
+
+MakeOptimizer: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+"""Parameters -> a fresh optimizer; `functools.partial` of any `torch.optim` class."""
+
+_Step: TypeAlias = Callable[[Callable[[], torch.Tensor]], float]
+"""One optimizer step, given what computes the loss; returns the loss."""
+
+_SGD: MakeOptimizer = functools.partial(torch.optim.SGD, lr=0.05)
+
+
+@dataclass(frozen=True, eq=False)
+class TorchLearner:
+    """Trains a PyTorch module by mini-batches; a `koinon.learn.learner.Learner`.
+
+    The learner has one module of its own, which every call uses again: two threads need two learners. Only
+    parameters and buffers may carry state; buffers outside the vector (see `Layout`) start every call anew.
+    Frozen parameters are the instance's own, or those that `model` makes under seed 0.
+
+    Attributes:
+        model: A module, whose present values are the initial model whatever the seed; or a callable without
+            arguments that makes one, whose initial model depends on the seed.
+        loss: Mean loss of (outputs, targets).
+        optimizer: Makes the optimizer, anew for every training.
+        epochs: Passes over the client's data, >= 1.
+        batch_size: Examples per step, >= 1. The last batch may be smaller; a single example left over joins the
+            batch before it, because BatchNorm cannot train on one.
+        metrics: What `evaluate` measures besides the loss.
+        eval_batch_size: Examples per forward pass of `evaluate`, >= 1.
+
+    Raises:
+        AdmissionError: if the model, the optimizer or a number cannot work.
+    """
+
+    model: nn.Module | Callable[[], nn.Module]
+    loss: Loss
+    optimizer: MakeOptimizer = _SGD
+    epochs: int = 1
+    batch_size: int = 32
+    metrics: Sequence[Metric] = ()
+    eval_batch_size: int = 1024
+    _workspace: Workspace = field(init=False, repr=False)
+    _given: Vector | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise AdmissionError(f"{name} is {getattr(self, name)}; give at least 1")
+        names = ["loss", *(metric.name for metric in self.metrics)]
+        if len(set(names)) < len(names):
+            raise AdmissionError(f"two metrics have one name among {', '.join(names)}; give one of them another name")
+        given = isinstance(self.model, nn.Module)
+        workspace = Workspace(copy.deepcopy(self.model) if isinstance(self.model, nn.Module) else _make(self.model, 0))
+        object.__setattr__(self, "metrics", tuple(self.metrics))
+        object.__setattr__(self, "_workspace", workspace)
+        object.__setattr__(self, "_given", workspace.layout.gather(workspace.module) if given else None)
+        self._make_optimizer()
+
+    @property
+    def layout(self) -> Layout:
+        """Which part of the vector is which tensor."""
+        return self._workspace.layout
+
+    def initial(self, seed: int) -> Vector:
+        """The model before training, float32 `[D]`; equal seeds give equal bits.
+
+        Raises:
+            AdmissionError: if `model` is a callable that makes other shapes from one call to the next.
+        """
+        if self._given is not None:
+            return self._given.clone()
+        module = _make(self.model, seed)
+        if Layout.of(module) != self.layout:
+            raise AdmissionError("the model's tensors differ from one call to the next; make the same shapes each time")
+        return self.layout.gather(module)
+
+    def train(self, start: Vector, data: Dataset, task: LocalTask, rng: torch.Generator) -> Update:
+        """Train from `start`, which is not changed, on shuffled mini-batches; see `Learner.train`.
+
+        Returns:
+            Trained model minus `start`, and `train_loss`: the mean over all steps' examples.
+        """
+        count = len(data)
+        if count == 0:
+            raise ClientFailed(f"round {task.round}: the data set is empty, there is nothing to train on")
+        workspace = self._workspace
+        workspace.load(start)
+        workspace.module.train()
+        total = 0.0
+        with _sealed(generator(integer(rng), "layers")), torch.enable_grad():
+            step = self._step(task.correction, start)
+            for number, indices in enumerate(self._batches(count, rng), start=1):
+                with _blamed(f"round {task.round}, step {number}"):
+                    loss = step(functools.partial(self._forward, data.batch(indices)))
+                if not math.isfinite(loss):
+                    raise ClientFailed(
+                        f"round {task.round}, step {number}: the loss is {loss}; lower the learning rate or scale the inputs"
+                    )
+                total += loss * len(indices)
+            with _blamed(f"round {task.round}"):
+                delta = workspace.read() - start
+        if not all(math.isfinite(bound) for bound in torch.aminmax(delta)):  # NaN is both the least and the greatest
+            raise ClientFailed(f"round {task.round}: the trained model is not finite; lower the learning rate")
+        return Update.of(delta, count, {"train_loss": Ratio(total, float(count * self.epochs))})
+
+    def evaluate(self, model: Vector, data: Dataset) -> Metrics:
+        """`loss` and every metric of `model` on `data`; nothing without examples.
+
+        Raises:
+            ClientFailed: if the module, the loss or a metric fails.
+        """
+        self._workspace.load(model)
+        module = self._workspace.module.eval()
+        found: dict[str, Statistic] = {}
+        with _sealed(generator(0, "evaluate")), torch.inference_mode(), _blamed("evaluation"):
+            for indices in _split(torch.arange(len(data)), self.eval_batch_size):
+                inputs, targets = data.batch(indices)
+                outputs = module(inputs)
+                mean = _scalar(self.loss(outputs, targets)).item()
+                batch: dict[str, Statistic] = {"loss": Ratio(mean * len(indices), float(len(indices)))}
+                batch.update((metric.name, metric.measure(outputs, targets)) for metric in self.metrics)
+                found = merge((found, batch))
+        return found
+
+    def _forward(self, batch: Batch) -> torch.Tensor:
+        inputs, targets = batch
+        return _scalar(self.loss(self._workspace.module(inputs), targets))
+
+    def _batches(self, count: int, rng: torch.Generator) -> Iterator[torch.Tensor]:
+        """Every epoch's indices in an order of its own, batch by batch."""
+        for _ in range(self.epochs):
+            batches = _split(torch.randperm(count, generator=rng), self.batch_size)
+            if len(batches) > 1 and len(batches[-1]) == 1 < self.batch_size:
+                batches = [*batches[:-2], torch.cat(batches[-2:])]
+            yield from batches
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        try:
+            made = self.optimizer(self._workspace.parameters)
+        except Exception as error:
+            raise AdmissionError(
+                f"the optimizer cannot be made ({_line(error)}); give functools.partial(torch.optim.SGD, lr=0.05) "
+                "or the like"
+            ) from error
+        if not isinstance(made, torch.optim.Optimizer):
+            raise AdmissionError(f"optimizer made a {type(made).__name__}; it must make a torch.optim.Optimizer")
+        return made
+
+    def _step(self, correction: Correction | None, start: Vector) -> _Step:
+        optimizer = self._make_optimizer()
+        parameters = self._workspace.parameters
+        if correction is None:
+            rate = _plain_rate(optimizer)
+            return _optimized(optimizer, lambda: None) if rate is None else _descending(parameters, rate)
+        views = self.layout.views(start)
+        starts = [views[slot.name].to(slot.dtype) for slot in self.layout.slots if slot.trainable]
+
+        def correct() -> None:
+            for parameter in parameters:
+                if parameter.grad is None:  # unused in this step; a correction pulls at it all the same
+                    parameter.grad = torch.zeros_like(parameter)
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            correction.correct(gradients, [parameter.detach() for parameter in parameters], starts)
+
+        return _optimized(optimizer, correct)
+
+
+def _optimized(optimizer: torch.optim.Optimizer, correct: Callable[[], None]) -> _Step:
+    """The optimizer's own step, with a closure because some (LBFGS) ask for the loss more than once."""
+
+    def step(forward: Callable[[], torch.Tensor]) -> float:
+        def closure() -> float:
+            optimizer.zero_grad()
+            loss = forward()
+            loss.backward()  # type: ignore[no-untyped-call]
+            correct()
+            return loss.item()
+
+        return float(optimizer.step(closure))
+
+    return step
+
+
+def _descending(parameters: list[nn.Parameter], rate: float) -> _Step:
+    """w <- w - rate · g, the bits of plain `torch.optim.SGD` in three quarters of the time on a small model."""
+
+    def step(forward: Callable[[], torch.Tensor]) -> float:
+        loss = forward()
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        used = [
+            (parameter, gradient)
+            for parameter, gradient in zip(parameters, gradients, strict=True)
+            if gradient is not None
+        ]
+        with torch.no_grad():
+            torch._foreach_add_([w for w, _ in used], [g for _, g in used], alpha=-rate)
+        return loss.item()
+
+    return step
+
+
+def _plain_rate(optimizer: torch.optim.Optimizer) -> float | None:
+    """The learning rate of an SGD that does nothing but descend, or None."""
+    if type(optimizer) is not torch.optim.SGD or len(optimizer.param_groups) != 1:
+        return None
+    (group,) = optimizer.param_groups
+    more = ("momentum", "weight_decay", "maximize", "differentiable", "fused")
+    return group["lr"] if isinstance(group["lr"], float) and not any(group[name] for name in more) else None
+
+
+def _make(model: Any, seed: int) -> nn.Module:
+    with _sealed(generator(seed, "initial")):
+        try:
+            module = model()
+        except Exception as error:
+            raise AdmissionError(
+                f"the model cannot be made ({_line(error)}); give a module, or what makes one"
+            ) from error
+    if not isinstance(module, nn.Module):
+        raise AdmissionError(f"model made a {type(module).__name__}; it must make an nn.Module")
+    return module
+
+
+@contextmanager
+def _sealed(rng: torch.Generator) -> Iterator[None]:
+    """Global draws come from `rng`, one thread, and a loss that would broadcast raises; then all is as before."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Using a target size")
+        torch.set_rng_state(rng.get_state())
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def _blamed(where: str) -> Iterator[None]:
+    """Whatever the user's code raises, as this client's failure in one line."""
+    try:
+        yield
+    except KoinonError as error:
+        raise ClientFailed(f"{where}: {error}") from error
+    except Exception as error:
+        raise ClientFailed(f"{where}: {_line(error)}") from error
+
+
+def _split(indices: torch.Tensor, size: int) -> list[torch.Tensor]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def _scalar(loss: torch.Tensor) -> torch.Tensor:
+    if not isinstance(loss, torch.Tensor) or loss.ndim:
+        shape = list(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise ClientFailed(f"the loss is {shape}, not a scalar; let it return the mean over the batch")
+    return loss
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 300)}"

@@ -1,0 +1,180 @@
+"""What the server's state machine is told (events) and what it asks for (effects).
+
+Effects are carried out in the order in which they are given, and a `Persist` has reached the disk before the
+next one begins. That one rule makes "acknowledged" mean "durable".
+"""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from koinon.core.types import ClientId
+from koinon.protocol.messages import Blob, Delivered, FromNode, FromServer, Offer, Ready
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A node proved its identity, was let in and said what it holds."""
+
+    node: ClientId
+    ready: Ready
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A node's connection is gone."""
+
+    node: ClientId
+
+
+@dataclass(frozen=True, slots=True)
+class Contested:
+    """Someone proved to hold the identity of a node that is connected already."""
+
+    node: ClientId
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message other than a chunk came from a node that has joined."""
+
+    node: ClientId
+    message: FromNode
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """All bytes of an expected update are in the spool, durable; `fault` says what is wrong with them."""
+
+    node: ClientId
+    round: int
+    digest: str
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The round's new model is computed and durable."""
+
+    round: int
+    model: Blob
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The world's clock shows `now`, in seconds from any origin. It may jump."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The operator ends the run."""
+
+    reason: str
+
+
+Event: TypeAlias = Joined | Left | Contested | Received | Arrived | Closed | Tick | Stopped
+
+
+Outcome: TypeAlias = Literal["accepted", "refused", "declined", "failed"]
+"""How a node's part in a round was settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOpened:
+    """Record: these nodes are asked for this round."""
+
+    round: int
+    cohort: tuple[ClientId, ...]
+    wanted: int
+    needed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundExtended:
+    """Record: these nodes are asked as well, since too few of the others answered."""
+
+    round: int
+    added: tuple[ClientId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Record: a node's part in the round has ended; an accepted one comes with what it offered."""
+
+    round: int
+    node: ClientId
+    outcome: Outcome
+    reason: str
+    offer: Offer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """Record: the node holds the final model."""
+
+    node: ClientId
+    message: Delivered
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """Record: no round will follow."""
+
+    status: Literal["finished", "aborted"]
+    reason: str
+
+
+Record: TypeAlias = RoundOpened | RoundExtended | Settled | HandedOver | RunEnded
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Make the record durable before going on."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message to a node, if it is still connected."""
+
+    node: ClientId
+    message: FromServer
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Send a model's bytes from `offset` on, as chunks, after what was sent before."""
+
+    node: ClientId
+    model: Blob
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """Make room for an offered update and tell the node from where to send it."""
+
+    node: ClientId
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Compute the next model from the accepted updates, in this order; answer by `Closed`."""
+
+    round: int
+    accepted: tuple[ClientId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """Say goodbye and cut the connection."""
+
+    node: ClientId
+    reason: str
+    final: bool
+
+
+Effect: TypeAlias = Persist | Send | Stream | Expect | Close | Disconnect

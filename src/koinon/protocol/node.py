@@ -1,0 +1,273 @@
+"""A node's side of a run, as a pure state machine.
+
+Rules:
+    - an update is in the journal, durable, before the server hears of it, and one round is trained once: the same
+      bytes are offered again after any cut or crash, never a second draw;
+    - a server that asks twice for one round with different models is told so and gets nothing;
+    - what the server refuses is dropped; what it acknowledges is forgotten only then;
+    - training goes on while the connection is down.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias, assert_never
+
+from koinon.core.statistics import Metrics
+from koinon.protocol.messages import (
+    Accepted,
+    Blob,
+    Chunk,
+    Continue,
+    Declined,
+    Delivered,
+    Failed,
+    Finished,
+    FromNode,
+    FromServer,
+    Goodbye,
+    Heartbeat,
+    Offer,
+    Probe,
+    Ready,
+    Refused,
+    Task,
+    Welcome,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A round in the node's journal.
+
+    Attributes:
+        model: Digest of the model it was trained from.
+        offer: What was made of it; None once the server has acknowledged or refused it.
+    """
+
+    model: str
+    offer: Offer | None
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The server let the node in; `model` and `offset` say what is on the node's disk."""
+
+    model: str | None
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The connection is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message other than a chunk came from the server."""
+
+    message: FromServer
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """A model is complete on the node's disk and has its digest."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Training ended and the update's bytes are durable."""
+
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """Training failed, or the owner's policy forbids it."""
+
+    answer: Declined | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The final model was evaluated."""
+
+    model: str
+    metrics: Metrics
+
+
+Event: TypeAlias = Connected | Lost | Received | Downloaded | Trained | GaveUp | Evaluated
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Send a message, if connected."""
+
+    message: FromNode
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Collect this model's chunks; answer by `Downloaded`, at once if it is already there."""
+
+    model: Blob
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Train this task from its model; answer by `Trained` or `GaveUp`."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Write an entry into the journal, durable before the next effect."""
+
+    round: int
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Send the offered update's bytes from `offset` on."""
+
+    offer: Offer
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Evaluate the final model; answer by `Evaluated`."""
+
+    model: Blob
+
+
+@dataclass(frozen=True, slots=True)
+class Quit:
+    """The server needs this node no more, or will never have it; `finished`: the final model is here."""
+
+    reason: str
+    finished: bool
+
+
+Effect: TypeAlias = Say | Download | Train | Remember | Upload | Evaluate | Quit
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """A run as a node knows it.
+
+    Attributes:
+        journal: Rounds it has trained.
+        answer: What it said of the last round that it declined or failed.
+        task: What it is working on.
+        training: Whether training of `task` has begun.
+        final: The final model, once the server has announced it.
+        finished: Whether the final model is here and evaluated.
+    """
+
+    journal: Mapping[int, Entry] = field(default_factory=dict)
+    answer: Declined | Failed | None = None
+    task: Task | None = None
+    training: bool = False
+    final: Blob | None = None
+    finished: bool = False
+
+
+Step: TypeAlias = tuple[NodeState, tuple[Effect, ...]]
+
+
+def step(state: NodeState, event: Event) -> Step:
+    """The next state and what is to be done, in order."""
+    match event:
+        case Connected():
+            owed = [number for number, entry in state.journal.items() if entry.offer is not None]
+            return state, (Say(Ready(event.model, event.offset, max(owed, default=0))),)
+        case Lost():
+            return state, ()
+        case Received():
+            return _received(state, event.message)
+        case Downloaded():
+            return _downloaded(state, event.model)
+        case Trained():
+            return _trained(state, event.offer)
+        case GaveUp():
+            return replace(_without_task(state, event.answer.round), answer=event.answer), (Say(event.answer),)
+        case Evaluated():
+            if state.final is None or state.final.digest != event.model:
+                return state, ()
+            return replace(state, finished=True), (Say(Delivered(event.model, dict(event.metrics))),)
+        case _:
+            assert_never(event)
+
+
+def _received(state: NodeState, message: FromServer) -> Step:
+    match message:
+        case Task():
+            return _asked(state, message)
+        case Continue():
+            entry = state.journal.get(message.round)
+            if entry is None or entry.offer is None:
+                return state, ()
+            return state, (Upload(entry.offer, message.offset),)
+        case Accepted() | Refused():
+            return _ended(state, message.round)
+        case Finished():
+            state = replace(state, final=message.model, task=None, training=False)
+            return state, (Download(message.model),)
+        case Goodbye():
+            return state, (Quit(message.reason, state.finished),) if message.final else ()
+        case Probe():
+            return state, (Say(Heartbeat()),)
+        case Welcome() | Chunk() | Heartbeat():
+            return state, ()
+        case _:
+            assert_never(message)
+
+
+def _asked(state: NodeState, task: Task) -> Step:
+    if state.answer is not None and state.answer.round == task.round:
+        return state, (Say(state.answer),)
+    entry = state.journal.get(task.round)
+    if entry is None:
+        if state.task is not None and state.task.round == task.round and state.task.model == task.model:
+            return (state, ()) if state.training else (state, (Download(task.model),))
+        return replace(state, task=task, training=False), (Download(task.model),)
+    if entry.model != task.model.digest:
+        return state, (Say(Failed(task.round, f"round {task.round} was asked before, from another model")),)
+    if entry.offer is None:
+        return state, (Say(Failed(task.round, f"round {task.round} was delivered before")),)
+    return state, (Say(entry.offer),)
+
+
+def _downloaded(state: NodeState, model: str) -> Step:
+    if state.final is not None and state.final.digest == model:
+        return state, (Evaluate(state.final),)
+    if state.task is None or state.training or state.task.model.digest != model:
+        return state, ()
+    return replace(state, training=True), (Train(state.task),)
+
+
+def _trained(state: NodeState, offer: Offer) -> Step:
+    if state.task is None or state.task.round != offer.round:
+        return state, ()
+    entry = Entry(state.task.model.digest, offer)
+    journal = {**state.journal, offer.round: entry}
+    return replace(_without_task(state, offer.round), journal=journal), (Remember(offer.round, entry), Say(offer))
+
+
+def _ended(state: NodeState, round: int) -> Step:
+    state = _without_task(state, round)
+    entry = state.journal.get(round)
+    if entry is None or entry.offer is None:
+        return state, ()
+    entry = replace(entry, offer=None)
+    return replace(state, journal={**state.journal, round: entry}), (Remember(round, entry),)
+
+
+def _without_task(state: NodeState, round: int) -> NodeState:
+    if state.task is None or state.task.round != round:
+        return state
+    return replace(state, task=None, training=False)

@@ -1,0 +1,406 @@
+"""The server's side of a run, as a pure state machine: who is here, which round is open, what comes next.
+
+`step(terms, state, event) -> (state, effects)` has no clock, no socket and no randomness of its own. The
+network server, the simulator and the fault simulator all drive this function.
+
+Rules:
+    - a round opens when at least `terms.minimum_nodes` are here, and the cohort is on disk before anyone is asked;
+    - a node that comes back is given again what it still owes, or the final model;
+    - when someone comes with a connected node's identity, the connected one has a moment to show that it is alive;
+    - a node that is silent for `terms.silence_s` is cut; one that leaves politely is not waited for;
+    - rounds never go back, and after the last one every node that took part gets the final model;
+    - the session's own clock never runs backwards and never jumps: what the world's clock skips is not charged
+      to anyone's deadline.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias, assert_never
+
+from koinon.core.types import ClientId, canonical
+from koinon.protocol import round as rounds
+from koinon.protocol.events import (
+    Arrived,
+    Close,
+    Closed,
+    Contested,
+    Disconnect,
+    Effect,
+    Event,
+    HandedOver,
+    Joined,
+    Left,
+    Persist,
+    Received,
+    RoundExtended,
+    RoundOpened,
+    RunEnded,
+    Send,
+    Settled,
+    Stopped,
+    Stream,
+    Tick,
+)
+from koinon.protocol.messages import (
+    Blob,
+    Chunk,
+    Declined,
+    Delivered,
+    Failed,
+    Finished,
+    Heartbeat,
+    Leave,
+    Offer,
+    Probe,
+    Ready,
+    Refused,
+    Task,
+)
+from koinon.protocol.round import RoundState
+
+LONGEST_TICK_S = 10.0
+"""Most session time that one tick can take, whatever the world's clock says."""
+
+PROBE_S = 5.0
+"""Seconds that a connected node has to answer when someone else comes with its identity."""
+
+Draw: TypeAlias = Callable[[int, Sequence[ClientId]], Sequence[ClientId]]
+"""Chooses a round's cohort from the nodes that are here: a pure function of the round and the candidates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the server was started with.
+
+    Attributes:
+        rounds: Rounds to close.
+        draw: Chooses each round's cohort.
+        minimum_nodes: Nodes that must be here for a round to open; >= 1.
+        over_selection: Share of the cohort that need not answer: with 0.2, a cohort of 12 closes at 10 updates.
+        quorum: Share of the wanted updates without which a round cannot close; in (0, 1].
+        deadline_s: Session seconds that a cohort has to answer.
+        silence_s: Session seconds without a sign of life after which a node is cut.
+        update_bytes: Bytes that an update must have, None when the codec decides.
+    """
+
+    rounds: int
+    draw: Draw
+    minimum_nodes: int = 1
+    over_selection: float = 0.0
+    quorum: float = 1.0
+    deadline_s: float = 600.0
+    silence_s: float = 45.0
+    update_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node that has joined this run at some time.
+
+    Attributes:
+        here: Whether it is connected.
+        heard: Session time of its last sign of life.
+        ready: What it held when it last joined.
+        delivered: Whether it holds the final model.
+        probed: Session time by which it must show that it is alive, or None.
+    """
+
+    here: bool
+    heard: float
+    ready: Ready = field(default_factory=Ready)
+    delivered: bool = False
+    probed: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """A run as the server knows it.
+
+    Attributes:
+        model: The model that the next round starts from.
+        completed: Closed rounds.
+        status: Whether the run goes on.
+        round: The round that is open or closing.
+        members: Every node that joined since the server started and has not left politely.
+        now: Session time, seconds.
+        world: The world's clock at the last tick, None before the first.
+    """
+
+    model: Blob
+    completed: int = 0
+    status: Literal["running", "finished", "aborted"] = "running"
+    reason: str = ""
+    round: RoundState | None = None
+    members: Mapping[ClientId, Member] = field(default_factory=dict)
+    now: float = 0.0
+    world: float | None = None
+
+    @property
+    def present(self) -> list[ClientId]:
+        """Connected nodes, in canonical order."""
+        return canonical(node for node, member in self.members.items() if member.here)
+
+
+Step: TypeAlias = tuple[SessionState, tuple[Effect, ...]]
+
+
+def step(terms: Terms, state: SessionState, event: Event) -> Step:
+    """The next state and what is to be done, in order."""
+    match event:
+        case Joined():
+            return _joined(terms, state, event)
+        case Left():
+            return _left(state, event.node)
+        case Contested():
+            return _contested(state, event.node)
+        case Received():
+            return _received(terms, state, event)
+        case Arrived():
+            if state.round is None:
+                return state, (_not_open(event.node, event.round, state),)
+            return _in_round(terms, state, rounds.arrived(state.round, event))
+        case Closed():
+            return _closed(terms, state, event)
+        case Tick():
+            return _tick(terms, state, event.now)
+        case Stopped():
+            return _ended(state, "aborted", event.reason) if state.status == "running" else (state, ())
+        case _:
+            assert_never(event)
+
+
+def waiting_for(terms: Terms, state: SessionState) -> str:
+    """What the run waits for, in one line for a person; empty when it waits for nothing."""
+    if state.status != "running":
+        away = [node for node, member in state.members.items() if not member.delivered]
+        return f"{', '.join(canonical(away))} to fetch the final model" if away else ""
+    if state.round is None:
+        missing = terms.minimum_nodes - len(state.present)
+        return f"{missing} more node{'s' if missing > 1 else ''} to join" if missing > 0 else ""
+    if state.round.closing:
+        return f"round {state.round.number} to be added up"
+    nodes = ", ".join(state.round.missing) or "a node that has not been asked yet"
+    short = state.round.needed - len(state.round.accepted)
+    need = f" (at least {short} of them)" if 0 < short < len(state.round.missing) else ""
+    return f"updates for round {state.round.number} from {nodes}{need}"
+
+
+def _joined(terms: Terms, state: SessionState, event: Joined) -> Step:
+    before = state.members.get(event.node)
+    member = Member(True, state.now, event.ready, before is not None and before.delivered)
+    state = replace(state, members={**state.members, event.node: member})
+    if state.status != "running":
+        return state, _final(state, event.node)
+    open_round = state.round
+    if open_round is None:
+        return _opened(terms, state)
+    if open_round.closing:
+        return state, ()
+    if event.node in open_round.missing:
+        return state, _asked(state, open_round, [event.node])
+    if open_round.overdue and event.node not in open_round.cohort:
+        return _extended(terms, state, open_round)
+    return state, ()
+
+
+def _left(state: SessionState, node: ClientId) -> Step:
+    member = state.members.get(node)
+    if member is None:
+        return state, ()
+    return replace(state, members={**state.members, node: replace(member, here=False, probed=None)}), ()
+
+
+def _contested(state: SessionState, node: ClientId) -> Step:
+    member = state.members.get(node)
+    if member is None or not member.here or member.probed is not None:
+        return state, ()
+    members = {**state.members, node: replace(member, probed=state.now + PROBE_S)}
+    return replace(state, members=members), (Send(node, Probe()),)
+
+
+def _received(terms: Terms, state: SessionState, event: Received) -> Step:
+    node, message = event.node, event.message
+    member = state.members.get(node)
+    if member is None:
+        return state, (Disconnect(node, "the node has not joined", final=False),)
+    state = replace(state, members={**state.members, node: replace(member, heard=state.now, probed=None)})
+    match message:
+        case Heartbeat():
+            return state, (Send(node, Heartbeat()),)
+        case Offer():
+            if state.round is None:
+                return state, (_not_open(node, message.round, state),)
+            return _in_round(terms, state, rounds.offered(state.round, node, message, terms.update_bytes))
+        case Declined() | Failed():
+            if state.round is None:
+                return state, ()
+            return _in_round(terms, state, rounds.answered(state.round, node, message))
+        case Delivered():
+            return _delivered(state, node, message)
+        case Leave():
+            return _gone(terms, state, node, message)
+        case Ready() | Chunk():
+            return state, (Disconnect(node, f"{type(message).__name__} was not expected here", final=False),)
+        case _:
+            assert_never(message)
+
+
+def _in_round(terms: Terms, state: SessionState, result: rounds.Step) -> Step:
+    round, effects = result
+    if not round.stuck or round == state.round:
+        return replace(state, round=round), effects
+    state, more = _extended(terms, state, round)
+    return state, (*effects, *more)
+
+
+def _not_open(node: ClientId, round: int, state: SessionState) -> Send:
+    return Send(node, Refused(round, f"round {round} is not open; {state.completed} rounds are closed"))
+
+
+def _delivered(state: SessionState, node: ClientId, message: Delivered) -> Step:
+    if state.status == "running" or message.model != state.model.digest:
+        return state, ()
+    members = {**state.members, node: replace(state.members[node], delivered=True)}
+    effects = Persist(HandedOver(node, message)), Disconnect(node, "the run is over", final=True)
+    return replace(state, members=members), effects
+
+
+def _gone(terms: Terms, state: SessionState, node: ClientId, message: Leave) -> Step:
+    members = {name: member for name, member in state.members.items() if name != node}
+    state, effects = replace(state, members=members), (Disconnect(node, "until next time", final=True),)
+    if state.round is not None and not state.round.closing and node in state.round.missing:
+        state, more = _in_round(terms, state, rounds.settled(state.round, node, "declined", f"left: {message.reason}"))
+        return state, (*effects, *more)
+    return state, effects
+
+
+def _closed(terms: Terms, state: SessionState, event: Closed) -> Step:
+    if state.round is None or event.round != state.round.number:
+        return state, ()
+    state = replace(state, round=None, completed=event.round, model=event.model)
+    if state.completed >= terms.rounds:
+        return _ended(state, "finished", "")
+    return _opened(terms, state)
+
+
+def _ended(state: SessionState, status: Literal["finished", "aborted"], reason: str) -> Step:
+    state = replace(state, status=status, reason=reason, round=None)
+    effects: list[Effect] = [Persist(RunEnded(status, reason))]
+    for node in state.present:
+        effects.extend(_final(state, node))
+    return state, tuple(effects)
+
+
+def _final(state: SessionState, node: ClientId) -> tuple[Effect, ...]:
+    if state.status == "aborted":
+        return (Disconnect(node, f"the run was aborted: {state.reason}", final=True),)
+    if state.members[node].delivered:
+        return (Disconnect(node, "the run is over", final=True),)
+    finished, offset = Send(node, Finished(state.completed, state.model)), _held(state, node)
+    return (finished, Stream(node, state.model, offset)) if offset < state.model.size else (finished,)
+
+
+def _opened(terms: Terms, state: SessionState) -> Step:
+    present = state.present
+    if len(present) < terms.minimum_nodes:
+        return state, ()
+    number = state.completed + 1
+    cohort = tuple(canonical(terms.draw(number, present)))
+    wanted = math.ceil(len(cohort) / (1 + terms.over_selection) - 1e-9)
+    needed = math.ceil(wanted * terms.quorum - 1e-9)
+    opened = RoundState(number, cohort, wanted, needed, state.now + terms.deadline_s)
+    record = Persist(RoundOpened(number, cohort, wanted, needed))
+    if not cohort:  # Poisson sampling may choose nobody; the round passes and the model stays
+        return replace(state, round=replace(opened, closing=True)), (record, Close(number, ()))
+    state = replace(state, round=opened)
+    return state, (record, *_asked(state, opened, cohort))
+
+
+def _extended(terms: Terms, state: SessionState, open_round: RoundState) -> Step:
+    others = [node for node in state.present if node not in open_round.cohort]
+    drawn = terms.draw(open_round.number, others) if others else ()
+    extended, effects = rounds.extended(open_round, drawn, state.now + terms.deadline_s)
+    state = replace(state, round=extended)
+    return state, (*effects, *_asked(state, extended, canonical(drawn)))
+
+
+def _asked(state: SessionState, open_round: RoundState, nodes: Sequence[ClientId]) -> tuple[Effect, ...]:
+    effects: list[Effect] = []
+    remaining = max(0.0, open_round.deadline - state.now)
+    for node in nodes:
+        if node not in state.members or not state.members[node].here:
+            continue
+        effects.append(Send(node, Task(open_round.number, state.model, len(open_round.cohort), remaining)))
+        offset = _held(state, node)
+        if state.members[node].ready.trained != open_round.number and offset < state.model.size:
+            effects.append(Stream(node, state.model, offset))
+    return tuple(effects)
+
+
+def _held(state: SessionState, node: ClientId) -> int:
+    """How many bytes of the present model a node said it had when it joined."""
+    ready = state.members[node].ready
+    return min(ready.offset, state.model.size) if ready.model == state.model.digest else 0
+
+
+def _tick(terms: Terms, state: SessionState, world: float) -> Step:
+    elapsed = 0.0 if state.world is None else min(max(world - state.world, 0.0), LONGEST_TICK_S)
+    now = state.now + elapsed
+    effects: list[Effect] = []
+    members = dict(state.members)
+    for node, member in state.members.items():
+        lost = now - member.heard >= terms.silence_s or (member.probed is not None and now >= member.probed)
+        if member.here and lost:
+            members[node] = replace(member, here=False, probed=None)
+            effects.append(Disconnect(node, f"nothing heard for {now - member.heard:.0f} s", final=False))
+    state = replace(state, now=now, world=world, members=members)
+    if state.status != "running":
+        return state, tuple(effects)
+    if state.round is None:
+        state, more = _opened(terms, state)
+    else:
+        round, more = rounds.expired(state.round, now)
+        state = replace(state, round=round)
+        if not round.closing and now >= round.deadline:
+            state, more = _extended(terms, state, round)
+    return state, (*effects, *more)
+
+
+def restored(
+    model: Blob,
+    completed: int,
+    status: Literal["running", "finished", "aborted"],
+    open_round: tuple[RoundOpened, tuple[RoundExtended, ...], tuple[Settled, ...]] | None,
+    nodes: Mapping[ClientId, bool],
+    deadline_s: float,
+) -> Step:
+    """The state of a server that starts again, from what its predecessor made durable.
+
+    Args:
+        model: The last durable model.
+        completed: Closed rounds.
+        status: How the run stood.
+        open_round: The records of the round that was open, or None.
+        nodes: Every node that was ever asked -> whether it holds the final model.
+        deadline_s: Session seconds that the open round's cohort has from now on.
+    """
+    members = {node: Member(here=False, heard=0.0, delivered=delivered) for node, delivered in nodes.items()}
+    state = SessionState(model, completed, status, members=members)
+    if open_round is None:
+        return state, ()
+    opened, extensions, settlements = open_round
+    cohort = canonical({*opened.cohort, *(node for extension in extensions for node in extension.added)})
+    round = RoundState(
+        opened.round,
+        tuple(cohort),
+        opened.wanted,
+        opened.needed,
+        deadline_s,
+        {record.node: record.outcome for record in settlements},
+        {record.node: record.offer for record in settlements if record.offer is not None},
+    )
+    if not opened.cohort:
+        return replace(state, round=replace(round, closing=True)), (Close(opened.round, ()),)
+    round, effects = rounds.closed_if_complete(round)
+    return replace(state, round=round), effects

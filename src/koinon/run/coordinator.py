@@ -1,0 +1,315 @@
+"""The server without its sockets: it drives the protocol and owns what is durable.
+
+The network server and the fault simulator give it events and carry out what it returns. Work that takes long
+(adding up a round, checking a large update) comes back as a `Job`, to be done by `work` on any thread.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias, assert_never
+
+import msgspec
+
+from koinon.core.errors import AdmissionError, ProtocolViolation
+from koinon.core.rng import generator
+from koinon.core.statistics import Metrics, merge, values
+from koinon.core.types import ClientId
+from koinon.evaluate.evaluation import central
+from koinon.federation import Federation
+from koinon.protocol import session
+from koinon.protocol.events import (
+    Arrived,
+    Close,
+    Closed,
+    Disconnect,
+    Effect,
+    Event,
+    Expect,
+    HandedOver,
+    Persist,
+    Record,
+    RoundOpened,
+    Send,
+    Settled,
+    Stream,
+)
+from koinon.protocol.messages import Blob, Chunk, Continue
+from koinon.protocol.round import RoundState
+from koinon.protocol.session import SessionState, Terms
+from koinon.run import checkpoint
+from koinon.run.failpoint import reach
+from koinon.run.history import Participation, RoundRecord, RunInfo
+from koinon.run.progress import Progress, Quiet
+from koinon.run.spool import Spool
+from koinon.run.store import Store
+from koinon.run.work import EncodedRows, advance, first_state
+from koinon.update.codec import OnDisk
+
+TRAINING = "train_"
+"""Prefix of the names of metrics of local training."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server waits for its nodes; see `koinon.protocol.session.Terms` for the meaning of each.
+
+    Raises:
+        AdmissionError: if a value is out of its bounds.
+    """
+
+    minimum_nodes: int = 2
+    over_selection: float = 0.0
+    quorum: float = 1.0
+    deadline_s: float = 600.0
+    silence_s: float = 45.0
+
+    def __post_init__(self) -> None:
+        if self.minimum_nodes < 1:
+            raise AdmissionError(f"a round needs at least one node, not {self.minimum_nodes}; set --min-nodes")
+        if not 0 < self.quorum <= 1:
+            raise AdmissionError(f"the quorum is a share of the cohort in (0, 1], not {self.quorum}; set --quorum")
+        if self.over_selection < 0:
+            raise AdmissionError(f"over-selection is a share >= 0, not {self.over_selection}; set --over-select")
+        if not (self.deadline_s > 0 and self.silence_s > 0):
+            raise AdmissionError("the deadline and the silence are seconds > 0; set --deadline and --silence")
+
+
+@dataclass(frozen=True)
+class Seal:
+    """Check a complete update and make it durable."""
+
+    node: ClientId
+    round: int
+    digest: str
+
+
+Job: TypeAlias = Seal | Close
+Out: TypeAlias = Send | Stream | Disconnect | Job
+
+
+@dataclass
+class Traffic:
+    """Bytes that crossed a node's connections since the round was opened."""
+
+    up: int = 0
+    down: int = 0
+
+
+@dataclass
+class _Reduced:
+    digest: str
+    metrics: dict[str, float]
+
+
+@dataclass
+class Coordinator:
+    """The server of one run.
+
+    Args:
+        federation: What is trained.
+        info: What the run is; begun in `store` if it has not begun.
+        store: The run's durable record.
+        settings: How to wait for nodes.
+        clock: Seconds from any origin, for the history only; the protocol is told the time by ticks.
+        progress: Told what happens.
+    """
+
+    federation: Federation
+    info: RunInfo
+    store: Store
+    settings: Settings
+    clock: Callable[[], float]
+    progress: Progress = field(default_factory=Quiet)
+
+    def __post_init__(self) -> None:
+        length = self.federation.learner.layout.length
+        codec = self.federation.strategy.codec
+        size = codec.size(length)
+        self.spool = Spool(self.store.spool, codec, length, most_bytes=size or 4 * length + 4096)
+        self.terms = Terms(
+            rounds=self.info.rounds,
+            draw=partial(draw, self.federation, self.info.seed),
+            update_bytes=size,
+            **{name: getattr(self.settings, name) for name in Settings.__dataclass_fields__},
+        )
+        self.traffic: dict[ClientId, Traffic] = {}
+        self._opened_at = self.clock()
+        self._reduced: _Reduced | None = None
+        self.state, self.unfinished = self._restored()
+
+    def handle(self, event: Event) -> list[Out]:
+        """Take an event through the protocol; returns what is to be sent and done, in order.
+
+        Raises:
+            Unavailable: if something could not be made durable; then the event has not happened.
+        """
+        state, effects = session.step(self.terms, self.state, event)
+        if isinstance(event, Closed) and self.state.round is not None and event.round == self.state.round.number:
+            self._close(self.state.round)
+        out = self._carried_out(effects)
+        self.state = state
+        return out
+
+    def chunk(self, node: ClientId, chunk: Chunk) -> list[Out]:
+        """Take a piece of an update.
+
+        Raises:
+            ProtocolViolation: if it is not the next piece of an expected update.
+            Unavailable: if it cannot be written.
+        """
+        complete = self.spool.write(node, chunk)
+        return [self._seal(node)] if complete else []
+
+    def work(self, job: Job) -> Event:
+        """Do a job, on any thread; the event is for `handle`.
+
+        Raises:
+            OSError: if the disk is full or broken; nothing is lost, the job can be done again.
+        """
+        match job:
+            case Seal():
+                return Arrived(job.node, job.round, job.digest, self.spool.seal(job.node))
+            case Close():
+                return self._add_up(job)
+            case _:
+                assert_never(job)
+
+    def gone(self, node: ClientId) -> None:
+        """A node's connection is closed: what it was sending is expected no more."""
+        self.spool.forget(node)
+
+    def model_file(self) -> Path:
+        """The checkpoint that holds the present model."""
+        return self.store.checkpoint(self.state.completed)
+
+    def count(self, node: ClientId, up: int, down: int) -> None:
+        """Bytes crossed a node's connection."""
+        traffic = self.traffic.setdefault(node, Traffic())
+        traffic.up += up
+        traffic.down += down
+
+    def _restored(self) -> tuple[SessionState, list[Out]]:
+        """Begin the run, or go on where it was."""
+        if self.store.info() is None:
+            first = first_state(self.federation, self.info.seed)
+            checkpoint.save(self.store.checkpoint(0), first)
+            self.store.begin(self.info)
+            return SessionState(self._blob(checkpoint.digest(first.model))), []
+        completed = self.store.completed()
+        model = checkpoint.digest(checkpoint.load(self.store.checkpoint(completed)).model)
+        self.spool.drop(through=completed)
+        open_round = self.store.open_round()
+        state, effects = session.restored(
+            self._blob(model), completed, self.info.status, open_round, self.store.nodes(), self.settings.deadline_s
+        )
+        return state, self._carried_out(effects)
+
+    def _blob(self, digest: str) -> Blob:
+        return Blob(digest, 4 * self.federation.learner.layout.length)
+
+    def _carried_out(self, effects: Sequence[Effect]) -> list[Out]:
+        out: list[Out] = []
+        for effect in effects:
+            match effect:
+                case Persist():
+                    self.store.persist(effect.record)
+                    self._observe(effect.record)
+                case Expect():
+                    out.append(self._expected(effect))
+                case Send() | Stream() | Disconnect() | Close():
+                    out.append(effect)
+                case _:
+                    assert_never(effect)
+        return out
+
+    def _expected(self, effect: Expect) -> Out:
+        round, node = effect.offer.round, effect.node
+        try:
+            offset = self.spool.expect(round, node, effect.offer.update)
+        except ProtocolViolation as violation:
+            return Disconnect(node, str(violation), final=True)
+        if self.spool.complete(node):
+            return Seal(node, round, effect.offer.update.digest)
+        return Send(node, Continue(round, offset))
+
+    def _seal(self, node: ClientId) -> Seal:
+        assert self.state.round is not None
+        offer = self.state.round.offers[node]
+        return Seal(node, offer.round, offer.update.digest)
+
+    def _observe(self, record: Record) -> None:
+        """Tell what is durable to those who watch, and keep what nodes said of the model they received."""
+        if isinstance(record, RoundOpened):
+            self._opened_at = self.clock()
+            self.traffic = {}
+            self.progress.opened(record.round, record.cohort)
+        elif isinstance(record, Settled):
+            self.progress.replied(record.round, record.node, record.outcome, record.reason)
+            if record.offer is not None:
+                self.store.evaluated(record.round - 1, record.node, _evaluation(record.offer.metrics))
+        elif isinstance(record, HandedOver):
+            self.store.evaluated(self.info.rounds, record.node, record.message.metrics)
+
+    def _add_up(self, job: Close) -> Closed:
+        learner, strategy = self.federation.learner, self.federation.strategy
+        assert self.state.round is not None
+        state = checkpoint.load(self.store.checkpoint(job.round - 1))
+        if job.accepted:
+            offers = [self.state.round.offers[node] for node in job.accepted]
+            paths = [
+                self.spool.path(job.round, node, offer.update.digest)
+                for node, offer in zip(job.accepted, offers, strict=True)
+            ]
+            weights = [offer.weight for offer in offers]
+            rows = EncodedRows(strategy.codec, [OnDisk(path) for path in paths], weights, learner.layout.length)
+            total = strategy.reducer.reduce(rows)
+            state = advance(self.federation, self.info.seed, job.round, state, total, len(offers), sum(weights))
+        checkpoint.save(self.store.checkpoint(job.round), state)
+        metrics = central(learner, self.federation.evaluation, state.model, job.round, self.info.rounds)
+        digest = checkpoint.digest(state.model)
+        self._reduced = _Reduced(digest, values(metrics or {}))
+        return Closed(job.round, self._blob(digest))
+
+    def _close(self, round: RoundState) -> None:
+        """Make a closed round durable; only then may anyone hear of its model."""
+        assert self._reduced is not None
+        reasons = {part.node: part.reason for part in self.store.settled(round.number)}
+        training = merge(_training(offer.metrics) for offer in (round.offers[node] for node in round.accepted))
+        record = RoundRecord(
+            round=round.number,
+            digest=self._reduced.digest,
+            seconds=self.clock() - self._opened_at,
+            participants=tuple(self._participation(round, node, reasons.get(node, "")) for node in round.cohort),
+            training=values(training),
+            metrics=self._reduced.metrics,
+        )
+        self.store.close_round(record)
+        self.spool.drop(through=round.number)
+        self.store.drop_checkpoints(before=round.number - 1)
+        self.progress.closed(record)
+        reach("server between rounds")
+
+    def _participation(self, round: RoundState, node: ClientId, reason: str) -> Participation:
+        traffic = self.traffic.get(node, Traffic())
+        part = Participation(
+            node, round.outcomes.get(node) or "absent", reason, bytes_up=traffic.up, bytes_down=traffic.down
+        )
+        if part.outcome != "accepted":
+            return part
+        offer = round.offers[node]
+        return msgspec.structs.replace(part, examples=offer.examples, weight=offer.weight, seconds=offer.seconds)
+
+
+def draw(federation: Federation, seed: int, round: int, candidates: Sequence[ClientId]) -> list[ClientId]:
+    """A round's cohort: a pure function of the seed, the round and the candidates."""
+    return federation.strategy.sample.sample(candidates, round, generator(seed, "sample", round))
+
+
+def _training(metrics: Metrics) -> Metrics:
+    return {name.removeprefix(TRAINING): value for name, value in metrics.items() if name.startswith(TRAINING)}
+
+
+def _evaluation(metrics: Metrics) -> Metrics:
+    return {name: value for name, value in metrics.items() if not name.startswith(TRAINING)}

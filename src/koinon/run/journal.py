@@ -1,0 +1,146 @@
+"""What a node must not forget: the rounds it has trained, in one SQLite file beside the updates themselves.
+
+<home>/<run>/journal.db     rounds, what they were trained from, what was made of them
+<home>/<run>/update-N       the update's bytes, until the server has acknowledged them
+<home>/<run>/state-N        the stages' state after round N
+<home>/<run>/model-DIGEST   the model that was received, or the part of it that was
+"""
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from koinon.core.errors import Unavailable
+from koinon.core.types import Vector
+from koinon.protocol.messages import Blob, Chunk, Offer
+from koinon.protocol.node import Entry
+from koinon.run.checkpoint import read_span, replacing
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS journal (round INTEGER PRIMARY KEY, model TEXT NOT NULL, offer BLOB) STRICT;
+"""
+
+
+class Journal:
+    """The durable memory of one node in one run.
+
+    Args:
+        folder: Made if it is missing, readable by its owner alone.
+
+    Raises:
+        Unavailable: if it cannot be opened.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._database = sqlite3.connect(folder / "journal.db", isolation_level=None, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.executescript(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise Unavailable(f"cannot open the node's journal in {folder}: {error}") from error
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def entries(self) -> dict[int, Entry]:
+        """The rounds that were trained."""
+        rows = self._database.execute("SELECT round, model, offer FROM journal")
+        return {
+            round: Entry(model, msgspec.msgpack.decode(offer, type=Offer) if offer else None)
+            for round, model, offer in rows
+        }
+
+    def remember(self, round: int, entry: Entry) -> None:
+        """Write an entry, durable on return; an ended one's update is deleted.
+
+        Raises:
+            Unavailable: if the disk is full or broken.
+        """
+        offer = msgspec.msgpack.encode(entry.offer) if entry.offer is not None else None
+        try:
+            self._database.execute("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", (round, entry.model, offer))
+        except sqlite3.OperationalError as error:
+            raise Unavailable(f"cannot write to the node's journal in {self.folder}: {error}") from error
+        if offer is None:
+            self.update(round).unlink(missing_ok=True)
+
+    def update(self, round: int) -> Path:
+        """Where the update of a round is."""
+        return self.folder / f"update-{round:06d}"
+
+    def keep(self, round: int, encoded: bytes | memoryview, state: Mapping[str, torch.Tensor]) -> Blob:
+        """Write an update and the stages' state after it, durable on return."""
+        with replacing(self.update(round)) as temporary:
+            temporary.write_bytes(encoded)
+        if state:
+            with replacing(self._state(round)) as temporary:
+                save_file(dict(state), temporary)
+        return Blob(hashlib.sha256(encoded).hexdigest(), len(encoded))
+
+    def state(self, before: int) -> dict[str, torch.Tensor] | None:
+        """The stages' state after the last trained round before this one; None if there is none."""
+        rounds = [round for round in self.entries() if round < before and self._state(round).exists()]
+        for path in self.folder.glob("state-*"):
+            if rounds and int(path.name.partition("-")[2]) < max(rounds):
+                path.unlink()
+        return load_file(self._state(max(rounds))) if rounds else None
+
+    def holding(self) -> tuple[str | None, int]:
+        """Which model is here, wholly or in part, and how many bytes of it."""
+        for path in self.folder.glob("model-*"):
+            return path.name.removeprefix("model-"), path.stat().st_size
+        return None, 0
+
+    def expect(self, model: Blob) -> bool:
+        """Make room for a model and drop any other; returns whether it is here already."""
+        path = self._model(model.digest)
+        for other in self.folder.glob("model-*"):
+            if other != path:
+                other.unlink()
+        path.touch()
+        if path.stat().st_size > model.size:
+            os.truncate(path, 0)
+        return self._whole(model)
+
+    def write(self, model: Blob, chunk: Chunk) -> bool:
+        """Append a piece of a model; returns whether it is whole now. Pieces that are not the next are ignored."""
+        path = self._model(model.digest)
+        received = path.stat().st_size
+        if chunk.digest != model.digest or chunk.offset != received or received + len(chunk.data) > model.size:
+            return False
+        with path.open("ab", buffering=0) as file:
+            file.write(chunk.data)
+        return self._whole(model)
+
+    def model(self, digest: str) -> Vector:
+        """A model that is here, float32 `[D]`."""
+        return torch.from_numpy(np.fromfile(self._model(digest), dtype="<f4").astype(np.float32, copy=False))
+
+    def _whole(self, model: Blob) -> bool:
+        path = self._model(model.digest)
+        if path.stat().st_size != model.size:
+            return False
+        hasher = hashlib.sha256()
+        for piece in read_span(path, 0, model.size):
+            hasher.update(piece)
+        if hasher.hexdigest() != model.digest:
+            os.truncate(path, 0)  # damaged on the disk or on the way: the server sends it again after a new start
+            raise Unavailable("the received model does not have the announced digest")
+        return True
+
+    def _model(self, digest: str) -> Path:
+        return self.folder / f"model-{digest}"
+
+    def _state(self, round: int) -> Path:
+        return self.folder / f"state-{round:06d}"

@@ -1,0 +1,74 @@
+"""What waits to be sent over one connection: messages, and blobs that are read only as fast as they leave."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from koinon.protocol.messages import CHUNK_BYTES, Chunk, Goodbye, Message
+from koinon.run.checkpoint import read_span
+from koinon.run.failpoint import reach
+from koinon.wire.connection import Connection
+
+
+@dataclass(frozen=True)
+class FileChunks:
+    """A blob in a file.
+
+    Attributes:
+        digest: The blob's digest.
+        path: The file.
+        begin: Where in the file the blob begins.
+        size: The blob's size.
+        offset: From where in the blob to send.
+        moment: What tests call the moment after a piece has left.
+    """
+
+    digest: str
+    path: Path
+    begin: int
+    size: int
+    offset: int
+    moment: str
+
+    def __iter__(self) -> Iterator[Chunk]:
+        offset = self.offset
+        for piece in read_span(self.path, self.begin + offset, self.begin + self.size):
+            for start in range(0, len(piece), CHUNK_BYTES):
+                part = piece[start : start + CHUNK_BYTES]
+                yield Chunk(self.digest, offset, part)
+                offset += len(part)
+                reach(self.moment)
+
+
+Item: TypeAlias = Message | FileChunks
+
+
+class Outbox:
+    """Sends what is put into it, in order, until it is closed."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._items: asyncio.Queue[Item] = asyncio.Queue()
+
+    def put(self, item: Item) -> None:
+        """Send this after what was put before."""
+        self._items.put_nowait(item)
+
+    async def run(self) -> None:
+        """Send, until a Goodbye was sent.
+
+        Raises:
+            Unavailable: if the connection is cut.
+        """
+        while True:
+            item = await self._items.get()
+            if isinstance(item, FileChunks):
+                for chunk in item:
+                    await self._connection.send(chunk)
+            else:
+                await self._connection.send(item)
+            if isinstance(item, Goodbye):
+                await self._connection.close(item.reason)
+                return

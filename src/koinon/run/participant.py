@@ -1,0 +1,171 @@
+"""A node without its socket: it drives the node's protocol and owns what is durable there.
+
+`koinon join` and the fault simulator give it events and carry out what it returns. Training comes back as a
+`Job`, to be done by `work` on any thread.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias, assert_never
+
+from koinon.core.errors import ClientFailed, KoinonError, PolicyRefused
+from koinon.core.types import ClientId
+from koinon.data.dataset import DataSet
+from koinon.evaluate.evaluation import on_client
+from koinon.federation import Federation
+from koinon.protocol import node
+from koinon.protocol.messages import Blob, Chunk, Declined, Failed, Offer, Task
+from koinon.protocol.node import (
+    Connected,
+    Download,
+    Downloaded,
+    Effect,
+    Evaluate,
+    Evaluated,
+    Event,
+    GaveUp,
+    NodeState,
+    Quit,
+    Remember,
+    Say,
+    Train,
+    Trained,
+    Upload,
+)
+from koinon.run import checkpoint
+from koinon.run.failpoint import reach
+from koinon.run.journal import Journal
+from koinon.run.log import log
+from koinon.run.policy import Policy
+from koinon.run.work import train
+
+Job: TypeAlias = Train | Evaluate
+Out: TypeAlias = Say | Upload | Quit | Job
+
+
+@dataclass
+class Participant:
+    """One node in one run.
+
+    Args:
+        federation: The definition on the node's own disk.
+        name: What the server calls this node.
+        seed: The run's seed.
+        data: The node's own data.
+        journal: Its durable memory.
+        policy: What its owner allows.
+        clock: Seconds from any origin, to tell how long training took.
+    """
+
+    federation: Federation
+    name: ClientId
+    seed: int
+    data: DataSet
+    journal: Journal
+    policy: Policy
+    clock: Callable[[], float]
+    _expected: Blob | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.state = NodeState(journal=self.journal.entries())
+
+    def connected(self) -> list[Out]:
+        """The server has let the node in."""
+        return self.handle(Connected(*self.journal.holding()))
+
+    def handle(self, event: Event) -> list[Out]:
+        """Take an event through the protocol; returns what is to be sent and done, in order.
+
+        Raises:
+            Unavailable: if something could not be made durable; then the event has not happened.
+        """
+        state, effects = node.step(self.state, event)
+        before, self.state = self.state, state
+        try:
+            return self._carried_out(effects)
+        except KoinonError:
+            self.state = before
+            raise
+
+    def chunk(self, chunk: Chunk) -> list[Out]:
+        """Take a piece of a model.
+
+        Raises:
+            Unavailable: if the whole model turns out damaged; connect again to get it anew.
+        """
+        if self._expected is None or not self.journal.write(self._expected, chunk):
+            return []
+        model, self._expected = self._expected, None
+        return self.handle(Downloaded(model.digest))
+
+    def export(self) -> Path:
+        """Write the final model as named tensors; returns where."""
+        assert self.state.final is not None
+        path = self.journal.folder / "model.safetensors"
+        model = self.journal.model(self.state.final.digest)
+        checkpoint.export(path, self.federation.learner.layout, model)
+        return path
+
+    def work(self, job: Job) -> Event:
+        """Do a job, on any thread; the event is for `handle`."""
+        match job:
+            case Train():
+                return self._train(job.task)
+            case Evaluate():
+                model = self.journal.model(job.model.digest)
+                return Evaluated(job.model.digest, on_client(self.federation.learner, model, self.data))
+            case _:
+                assert_never(job)
+
+    def _carried_out(self, effects: Sequence[Effect]) -> list[Out]:
+        out: list[Out] = []
+        for effect in effects:
+            match effect:
+                case Download():
+                    out.extend(self._download(effect.model))
+                case Remember():
+                    self.journal.remember(effect.round, effect.entry)
+                case Say() | Upload() | Quit() | Train() | Evaluate():
+                    out.append(effect)
+                case _:
+                    assert_never(effect)
+        return out
+
+    def _download(self, model: Blob) -> list[Out]:
+        if self.journal.expect(model):
+            self._expected = None
+            return self.handle(Downloaded(model.digest))
+        self._expected = model
+        return []
+
+    def _train(self, task: Task) -> Event:
+        try:
+            self.policy.check_task(task.round, task.cohort)
+            return Trained(self._offer(task))
+        except PolicyRefused as refusal:
+            log("round {round} declined: {reason}", logging.WARNING, round=task.round, reason=str(refusal))
+            return GaveUp(Declined(task.round, str(refusal)))
+        except ClientFailed as failure:
+            log("round {round} failed: {reason}", logging.WARNING, round=task.round, reason=str(failure))
+            # A library's own words can quote the data: the owner reads them in the log, the server does not.
+            cause = type(failure.__cause__).__name__ if failure.__cause__ is not None else None
+            return GaveUp(Failed(task.round, f"{cause} in training; see the node's log" if cause else str(failure)))
+        except Exception as error:  # a fault in the app must not take the node down; the server is told
+            reason = f"{type(error).__name__}: {error}"[:500]
+            log("round {round} failed: {reason}", logging.ERROR, round=task.round, reason=reason)
+            return GaveUp(Failed(task.round, f"{type(error).__name__} in training; see the node's log"))
+
+    def _offer(self, task: Task) -> Offer:
+        began = self.clock()
+        strategy = self.federation.strategy
+        state = self.journal.state(before=task.round)
+        if state is None:
+            state = dict(strategy.stages.init(self.federation.learner.layout))
+        model = self.journal.model(task.model.digest)
+        reach("node mid training")
+        local = train(self.federation, self.seed, task.round, self.name, model, self.data, state)
+        update = self.journal.keep(task.round, local.encoded, local.state)
+        seconds = self.clock() - began
+        return Offer(task.round, update, local.weight, local.examples, dict(local.metrics), seconds)

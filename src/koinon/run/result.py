@@ -1,0 +1,94 @@
+"""What a run came to, read from its folder."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from koinon.core.errors import Unavailable
+from koinon.core.layout import Layout
+from koinon.core.types import Vector
+from koinon.run import checkpoint, report
+from koinon.run.history import RoundRecord, RunInfo, Values
+from koinon.run.store import Store
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, finished or not.
+
+    Attributes:
+        info: What it is.
+        path: Its folder, with `report.html` and `model.safetensors`.
+        history: Its closed rounds.
+        layout: Which part of the model vector is which tensor.
+    """
+
+    info: RunInfo
+    path: Path
+    history: list[RoundRecord]
+    layout: Layout
+
+    @classmethod
+    def read(cls, store: Store, layout: Layout) -> "Run":
+        """The run in a store.
+
+        Raises:
+            Unavailable: if none has begun there.
+        """
+        info = store.info()
+        if info is None:
+            raise Unavailable(f"there is no run in {store.folder}")
+        return cls(info, store.folder, store.history(), layout)
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        return self.info.id
+
+    @cached_property
+    def vector(self) -> Vector:
+        """The model after the last closed round, float32 `[D]`."""
+        path = self.path / "checkpoints" / f"round-{len(self.history):06d}.safetensors"
+        return checkpoint.load(path).model
+
+    @property
+    def model(self) -> dict[str, torch.Tensor]:
+        """The same as a state dict, for `load_state_dict(run.model, strict=False)`."""
+        return self.layout.state_dict(self.vector)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the model vector, in hex."""
+        return self.history[-1].digest if self.history else checkpoint.digest(self.vector)
+
+    @property
+    def metrics(self) -> Values:
+        """Of the last evaluation."""
+        return next((record.metrics for record in reversed(self.history) if record.metrics), {})
+
+    @property
+    def epsilon(self) -> None:
+        """None: nothing in this run was differentially private."""
+        return None
+
+    def summary(self) -> dict[str, object]:
+        """The run in one JSON object."""
+        return {
+            "id": self.id,
+            "digest": self.digest,
+            "rounds": len(self.history),
+            "metrics": dict(self.metrics),
+            "epsilon": self.epsilon,
+            "bytes_up": sum(record.bytes_up for record in self.history),
+            "bytes_down": sum(record.bytes_down for record in self.history),
+            "seconds": round(sum(record.seconds for record in self.history), 3),
+            "path": str(self.path),
+        }
+
+    def publish(self) -> "Run":
+        """Write the report and the model for people and other programs."""
+        report.write(self.path / "report.html", self.info, self.history)
+        checkpoint.export(self.path / "model.safetensors", self.layout, self.vector)
+        return self

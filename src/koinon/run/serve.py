@@ -1,0 +1,276 @@
+"""The server process: sockets on one side, the coordinator on the other."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from koinon.core.errors import KoinonError, ProtocolViolation, Unavailable
+from koinon.core.types import ClientId
+from koinon.protocol.events import (
+    Close,
+    Closed,
+    Contested,
+    Disconnect,
+    Event,
+    Joined,
+    Left,
+    Received,
+    Send,
+    Stream,
+    Tick,
+)
+from koinon.protocol.messages import Chunk, FromNode, Goodbye, Ready, Welcome
+from koinon.protocol.session import waiting_for
+from koinon.run import checkpoint
+from koinon.run.coordinator import Coordinator, Job, Out, Seal
+from koinon.run.failpoint import reach
+from koinon.run.log import log
+from koinon.run.outbox import FileChunks, Outbox
+from koinon.run.roster import Roster
+from koinon.wire.channel import Applicant
+from koinon.wire.connection import Connection
+
+TICK_S = 1.0
+"""Seconds between the ticks that tell the protocol the time."""
+
+RETRY_S = 5.0
+"""Seconds before a round is added up again after the disk was full or broken."""
+
+
+@dataclass(frozen=True)
+class _Link:
+    connection: Connection
+    outbox: Outbox
+
+
+class Server:
+    """Serves one run until it has ended and its nodes have the final model.
+
+    Args:
+        coordinator: The run.
+        roster: Who may come in.
+        linger_s: Seconds to wait, after the end, for nodes that have not fetched the final model.
+    """
+
+    def __init__(self, coordinator: Coordinator, roster: Roster, linger_s: float) -> None:
+        self.coordinator = coordinator
+        self._roster = roster
+        self._linger_s = linger_s
+        self._links: dict[ClientId, _Link] = {}
+        self._work: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+        self._waiting = ""
+
+    async def handle(self, connection: Connection, applicant: Applicant) -> None:
+        """One node's conversation, from its proof to its end."""
+        name = await self._admitted(connection, applicant)
+        if name is None:
+            return
+        ready = await connection.receive()
+        if not isinstance(ready, Ready):
+            raise ProtocolViolation(f"{name} sent {type(ready).__name__} where Ready is due")
+        if name in self._links:  # came in while this one was being welcomed
+            await connection.send(Goodbye(f"{name} is connected already", final=False))
+            return
+        link = self._links[name] = _Link(connection, Outbox(connection))
+        log("{node} joined", node=name)
+        writing = asyncio.create_task(link.outbox.run())
+        reading = asyncio.create_task(self._read(name, connection, ready))
+        try:
+            done, _ = await asyncio.wait({writing, reading}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in (writing, reading):
+                task.cancel()
+            await asyncio.gather(writing, reading, return_exceptions=True)
+            del self._links[name]
+            self.coordinator.gone(name)
+            self._event(Left(name))
+            log("{node} left", node=name)
+
+    async def run(self) -> None:
+        """Drive the run until it has ended and been handed over, or `stop` is called."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop)
+        self._do(self.coordinator.unfinished)
+        ended_at: float | None = None
+        while not self._stopping.is_set():
+            self._event(Tick(loop.time()))
+            self._cut_revoked()
+            self._tell_waiting()
+            if self.coordinator.state.status != "running":
+                ended_at = ended_at or loop.time()
+                if not self._waiting or loop.time() - ended_at > self._linger_s:
+                    break
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), TICK_S if self._links or not ended_at else TICK_S / 4)
+        for link in self._links.values():
+            link.outbox.put(Goodbye("the server stops", final=self.coordinator.state.status != "running"))
+        await asyncio.gather(*self._work, return_exceptions=True)
+
+    def stop(self) -> None:
+        """End soon; an unfinished run goes on when the server is started again."""
+        self._stopping.set()
+
+    def health(self) -> dict[str, object]:
+        """What `/healthz` tells."""
+        state = self.coordinator.state
+        return {
+            "run": self.coordinator.info.id,
+            "status": state.status,
+            "completed": state.completed,
+            "rounds": self.coordinator.info.rounds,
+            "nodes": len(self._links),
+            "waiting_for": waiting_for(self.coordinator.terms, state),
+        }
+
+    def metrics(self) -> str:
+        """What `/metrics` tells, in Prometheus' text format."""
+        state = self.coordinator.state
+        open_round = state.round
+        values = {
+            ("koinon_rounds_completed", "Rounds closed."): state.completed,
+            ("koinon_rounds_planned", "Rounds of the run."): self.coordinator.info.rounds,
+            ("koinon_nodes_connected", "Nodes connected now."): len(self._links),
+            ("koinon_cohort_size", "Nodes asked in the open round."): len(open_round.cohort) if open_round else 0,
+            ("koinon_updates_accepted", "Updates accepted in the open round."): (
+                len(open_round.accepted) if open_round else 0
+            ),
+        }
+        return "".join(
+            f"# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n" for (name, help), value in values.items()
+        )
+
+    async def _admitted(self, connection: Connection, applicant: Applicant) -> ClientId | None:
+        """Say Welcome, or Goodbye and why; the name of a node that is in."""
+        info = self.coordinator.info
+        try:
+            name = self._roster.admit(applicant)
+            if applicant.definition != info.definition:
+                raise ProtocolViolation(
+                    f"the node's definition is {applicant.definition[:16]}, the server's is {info.definition[:16]}; "
+                    "use the same app file and versions on both"
+                )
+        except KoinonError as refusal:
+            log("a node was refused: {reason}", logging.WARNING, reason=str(refusal))
+            self.coordinator.store.note("node refused", key=applicant.key.hex(), reason=str(refusal))
+            await connection.send(Goodbye(str(refusal), final=True))
+            return None
+        if name in self._links:
+            reason = f"{name} is connected already; if this is not you, have its identity revoked"
+            log("the identity of {node} is used twice", logging.WARNING, node=name)
+            self.coordinator.store.note("identity used twice", node=name)
+            self._event(Contested(name))
+            await connection.send(Goodbye(reason, final=False))
+            return None
+        await connection.send(Welcome(name, info.id, info.rounds, info.seed))
+        return name
+
+    async def _read(self, name: ClientId, connection: Connection, ready: Ready) -> None:
+        self._count(name, connection, 0, 0)
+        up, down = connection.bytes_in, connection.bytes_out
+        self._event(Joined(name, ready))
+        reach("server after join")
+        while True:
+            message = await connection.receive()
+            self._count(name, connection, up, down)
+            up, down = connection.bytes_in, connection.bytes_out
+            if self._roster.changed():
+                self._cut_revoked()
+            if name not in self._links:
+                return
+            if isinstance(message, Chunk):
+                self._do(self.coordinator.chunk(name, message))
+                reach("server mid upload")
+            else:
+                self._event(Received(name, _from_node(message)))
+
+    def _count(self, name: ClientId, connection: Connection, up: int, down: int) -> None:
+        self.coordinator.count(name, connection.bytes_in - up, connection.bytes_out - down)
+
+    def _event(self, event: Event) -> None:
+        """Take an event through the protocol. What cannot be made durable has not happened: the node tries again."""
+        try:
+            self._do(self.coordinator.handle(event))
+        except Unavailable as error:
+            log("not durable, so not done: {reason}", logging.ERROR, reason=str(error))
+            node = getattr(event, "node", None)
+            if node in self._links:
+                self._links[node].outbox.put(Goodbye("the server's disk is full or broken", final=False))
+            elif isinstance(event, Closed):
+                self._start(self._again(event))
+
+    def _do(self, outs: Sequence[Out]) -> None:
+        for out in outs:
+            match out:
+                case Seal() | Close():
+                    self._start(self._job(out))
+                case Send() | Stream() | Disconnect():
+                    if (link := self._links.get(out.node)) is not None:
+                        self._put(link, out)
+                case _:
+                    assert_never(out)
+
+    def _put(self, link: _Link, out: Send | Stream | Disconnect) -> None:
+        match out:
+            case Send():
+                link.outbox.put(out.message)
+            case Disconnect():
+                link.outbox.put(Goodbye(out.reason, out.final))
+            case Stream():
+                path = self.coordinator.model_file()
+                begin, _ = checkpoint.model_span(path)
+                model = out.model
+                link.outbox.put(FileChunks(model.digest, path, begin, model.size, out.offset, "server mid download"))
+
+    def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    async def _job(self, job: Job) -> None:
+        try:
+            event = await asyncio.to_thread(self.coordinator.work, job)
+        except (OSError, Unavailable) as error:
+            log("{job} failed and is tried again: {reason}", logging.ERROR, job=type(job).__name__, reason=str(error))
+            if isinstance(job, Seal):
+                self._event(Left(job.node))
+                self._put_goodbye(job.node)
+            else:
+                await asyncio.sleep(RETRY_S)
+                self._start(self._job(job))
+            return
+        if isinstance(job, Seal):
+            reach("server before acknowledgement")
+        self._event(event)
+
+    async def _again(self, event: Event) -> None:
+        await asyncio.sleep(RETRY_S)
+        self._event(event)
+
+    def _put_goodbye(self, node: ClientId) -> None:
+        if (link := self._links.get(node)) is not None:
+            link.outbox.put(Goodbye("the server's disk is full or broken", final=False))
+
+    def _cut_revoked(self) -> None:
+        for link in self._links.values():
+            if not self._roster.allowed(link.connection.peer):
+                link.outbox.put(Goodbye("this identity was revoked", final=True))
+
+    def _tell_waiting(self) -> None:
+        waiting = waiting_for(self.coordinator.terms, self.coordinator.state)
+        if waiting != self._waiting:
+            self._waiting = waiting
+            if waiting and self.coordinator.state.round is None:
+                self.coordinator.progress.note(f"waiting for {waiting}")
+
+
+def _from_node(message: object) -> FromNode:
+    assert isinstance(message, FromNode)  # the channel decodes nothing else
+    return message

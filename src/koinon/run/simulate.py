@@ -1,0 +1,289 @@
+"""A federation in one process: the same protocol, the same work, no network."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from koinon.aggregate.reducer import Matrix, Summing
+from koinon.core.errors import AdmissionError, ClientFailed, Unavailable
+from koinon.core.statistics import Statistic, merge, values
+from koinon.core.types import ClientId, Vector
+from koinon.data.population import Population
+from koinon.evaluate.evaluation import central, on_client
+from koinon.federation import Federation
+from koinon.protocol import session
+from koinon.protocol.events import (
+    Arrived,
+    Close,
+    Closed,
+    Effect,
+    Event,
+    Joined,
+    Persist,
+    Received,
+    RoundOpened,
+    RunEnded,
+    Tick,
+)
+from koinon.protocol.messages import Blob, Failed, Leave, Offer, Ready
+from koinon.protocol.session import SessionState, Terms
+from koinon.run import checkpoint
+from koinon.run.app import new_run_id
+from koinon.run.checkpoint import ServerState
+from koinon.run.coordinator import TRAINING, draw
+from koinon.run.engine import Engine, InProcess
+from koinon.run.history import Participation, RoundRecord, RunInfo
+from koinon.run.progress import Progress, progress_for
+from koinon.run.result import Run
+from koinon.run.store import Store
+from koinon.run.work import ClientState, Local, advance, first_state
+from koinon.update.codec import InMemory
+
+_NOWHERE = "0" * 64
+"""Digest of an update that does not travel."""
+
+_ANY = 1e-6
+"""Quorum of a simulated round: one update closes it, since nobody who failed will come back."""
+
+
+def simulate(
+    federation: Federation,
+    population: Population,
+    seed: int = 0,
+    workers: int = 1,
+    *,
+    runs: str | Path = "runs",
+    name: str = "simulation",
+    clients: int | None = None,
+    resume: str | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Run a federation in this process. Equal seeds give equal bits.
+
+    Args:
+        federation: What is trained.
+        population: The clients.
+        seed: Of everything that is drawn.
+        workers: Processes that train clients; 1, this one.
+        runs: Folder of the runs' folders.
+        name: What the run's id and its report call it: an app's file, for instance.
+        clients: The number of clients that was asked for, to be recorded with the run.
+        resume: Id of a run to go on with.
+        progress: Told what happens; by default a live view in terminals and notebooks.
+
+    Raises:
+        AdmissionError: if a run to be resumed is of another definition or seed.
+        ClientFailed: if every client of a round failed.
+    """
+    if workers != 1:
+        raise AdmissionError(f"this version trains clients in one process; use workers=1, not {workers}")
+    layout = federation.learner.layout
+    info = RunInfo(
+        id=resume or new_run_id(name),
+        app=name,
+        definition=federation.digest,
+        rounds=federation.rounds,
+        seed=seed,
+        parameters=layout.length,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        status="running",
+        runtime="simulation",
+        clients=clients,
+    )
+    folder = Path(runs) / info.id
+    if resume is not None and not (folder / "run.db").exists():
+        raise Unavailable(f"there is no run {resume} in {runs}; `koinon runs list` shows those there are")
+    store = Store(folder)
+    info = _agreed(store.info(), info)
+    progress = progress or progress_for()
+    engine = InProcess(federation, population, seed)
+    try:
+        with progress.following(info):
+            _Simulation(federation, population, info, store, engine, progress).go()
+        return Run.read(store, layout).publish()
+    finally:
+        store.close()
+
+
+def _agreed(stored: RunInfo | None, asked: RunInfo) -> RunInfo:
+    if stored is None:
+        return asked
+    if (stored.definition, stored.seed) != (asked.definition, asked.seed):
+        raise AdmissionError(
+            f"run {stored.id} has definition {stored.definition[:12]} and seed {stored.seed}, not "
+            f"{asked.definition[:12]} and {asked.seed}; restore the app as it was, or start a new run"
+        )
+    return stored
+
+
+class _Simulation:
+    """Drives the session's state machine in place of a network."""
+
+    def __init__(
+        self,
+        federation: Federation,
+        population: Population,
+        info: RunInfo,
+        store: Store,
+        engine: Engine,
+        progress: Progress,
+    ) -> None:
+        self.federation = federation
+        self.population = population
+        self.info = info
+        self.store = store
+        self.engine = engine
+        self.progress = progress
+        self.terms = Terms(federation.rounds, self._draw, minimum_nodes=0, quorum=_ANY)
+        self.server = self._restored()
+        completed = store.completed()
+        model = Blob(checkpoint.digest(self.server.model), 4 * info.parameters)
+        self.state = SessionState(model, completed, "finished" if completed >= info.rounds else "running")
+
+    def go(self) -> None:
+        """Run the rounds that are left."""
+        cohort: Sequence[ClientId] = ()
+        effects = self._step(Tick(0.0))
+        while self.state.status == "running":
+            record = next(effect.record for effect in effects if isinstance(effect, Persist))
+            assert isinstance(record, RoundOpened)
+            cohort, effects = record.cohort, self._round(record)
+        if self.federation.evaluation.federated and cohort:
+            for client in cohort:
+                metrics = on_client(self.federation.learner, self.server.model, self.population[client])
+                self.store.evaluated(self.info.rounds, client, metrics)
+
+    def _restored(self) -> ServerState:
+        if self.store.info() is not None:
+            return checkpoint.load(self.store.checkpoint(self.store.completed()))
+        first = first_state(self.federation, self.info.seed)
+        checkpoint.save(self.store.checkpoint(0), first)
+        self.store.begin(self.info)
+        return first
+
+    def _draw(self, round: int, present: Sequence[ClientId]) -> list[ClientId]:
+        return draw(self.federation, self.info.seed, round, self.population.ids)
+
+    def _step(self, event: Event) -> tuple[Effect, ...]:
+        self.state, effects = session.step(self.terms, self.state, event)
+        return effects
+
+    def _round(self, opened: RoundOpened) -> tuple[Effect, ...]:
+        """Train a round that was opened; the effects are of its closing."""
+        began = time.perf_counter()
+        self.store.persist(opened)
+        self.progress.opened(opened.round, opened.cohort)
+        gathered = _Gathered(self, opened.round)
+        if opened.cohort:
+            states = {client: self._client_state(client) for client in opened.cohort}
+            for client, result in self.engine.train(opened.round, opened.cohort, self.server.model, states):
+                gathered.take(client, result)
+            if not gathered.closing:
+                reasons = "; ".join(f"{part.client}: {part.reason}" for part in gathered.parts[:3])
+                raise ClientFailed(f"every client of round {opened.round} failed, e.g. {reasons}")
+            self.server = gathered.advanced(self.server)
+        return self._close(opened, gathered, began)
+
+    def _close(self, opened: RoundOpened, gathered: "_Gathered", began: float) -> tuple[Effect, ...]:
+        """Make the round durable, then tell the session."""
+        learner, evaluation = self.federation.learner, self.federation.evaluation
+        metrics = central(learner, evaluation, self.server.model, opened.round, self.info.rounds)
+        checkpoint.save(self.store.checkpoint(opened.round), self.server)
+        digest = checkpoint.digest(self.server.model)
+        record = RoundRecord(
+            round=opened.round,
+            digest=digest,
+            seconds=time.perf_counter() - began,
+            participants=tuple(gathered.parts),
+            training=values(gathered.training),
+            metrics=values(metrics or {}),
+        )
+        self.store.close_round(record)
+        self.store.drop_checkpoints(before=opened.round)
+        self.progress.closed(record)
+        effects = self._step(Closed(opened.round, Blob(digest, self.state.model.size)))
+        for effect in effects:
+            if isinstance(effect, Persist) and isinstance(effect.record, RunEnded):
+                self.store.persist(effect.record)
+        return effects
+
+    def _client_state(self, client: ClientId) -> ClientState:
+        prefix = f"{client}/"
+        state = {
+            name.removeprefix(prefix): tensor for name, tensor in self.server.clients.items() if name.startswith(prefix)
+        }
+        return state or self.federation.strategy.stages.init(self.federation.learner.layout)
+
+
+class _Gathered:
+    """A simulated round's updates: added up as they come where the rule allows, otherwise kept."""
+
+    def __init__(self, simulation: _Simulation, round: int) -> None:
+        self._simulation = simulation
+        self._round = round
+        self._reducer = simulation.federation.strategy.reducer
+        self._length = simulation.info.parameters
+        self._sum = self._reducer.init(self._length) if isinstance(self._reducer, Summing) else None
+        self._rows: list[Vector] = []
+        self._weights: list[float] = []
+        self._states: dict[str, torch.Tensor] = {}
+        self.training: dict[str, Statistic] = {}
+        self.parts: list[Participation] = []
+        self.closing = False
+
+    def take(self, client: ClientId, result: Local | ClientFailed) -> None:
+        """Take one client's result through the protocol."""
+        step = self._simulation._step
+        step(Joined(client, Ready()))
+        if isinstance(result, ClientFailed):
+            effects = step(Received(client, Failed(self._round, str(result))))
+            self.parts.append(Participation(client, "failed", str(result)))
+            self._simulation.progress.replied(self._round, client, "failed", str(result))
+        else:
+            blob = Blob(_NOWHERE, len(result.encoded))
+            step(Received(client, Offer(self._round, blob, result.weight, result.examples, {}, 0.0)))
+            effects = step(Arrived(client, self._round, _NOWHERE))
+            self._add(client, result)
+        step(Received(client, Leave("")))
+        self.closing |= any(isinstance(effect, Close) for effect in effects)
+
+    def advanced(self, server: ServerState) -> ServerState:
+        """The server's next state."""
+        if isinstance(self._reducer, Summing):
+            total = self._reducer.finish(self._sum)
+        else:
+            total = self._reducer.reduce(Matrix(torch.stack(self._rows), self._weights))
+        federation, seed = self._simulation.federation, self._simulation.info.seed
+        size, weight = len(self._weights), sum(self._weights)
+        advanced = advance(federation, seed, self._round, server, total, size, weight)
+        return replace(advanced, clients={**server.clients, **self._states})
+
+    def _add(self, client: ClientId, local: Local) -> None:
+        codec = self._simulation.federation.strategy.codec
+        row = codec.decode(InMemory(local.encoded), self._length, 0, self._length)
+        if isinstance(self._reducer, Summing):
+            self._sum = self._reducer.add(self._sum, row, local.weight)
+        else:
+            self._rows.append(row)
+        self._weights.append(local.weight)
+        self._states |= {f"{client}/{name}": tensor for name, tensor in local.state.items()}
+        trained = {name: value for name, value in local.metrics.items() if name.startswith(TRAINING)}
+        evaluated = {name: value for name, value in local.metrics.items() if name not in trained}
+        short = {name.removeprefix(TRAINING): value for name, value in trained.items()}
+        self.training = merge((self.training, short))
+        self._simulation.store.evaluated(self._round - 1, client, evaluated)
+        self._simulation.progress.replied(self._round, client, "accepted")
+        self.parts.append(
+            Participation(
+                client,
+                "accepted",
+                examples=local.examples,
+                weight=local.weight,
+                bytes_up=len(local.encoded),
+                bytes_down=4 * self._length,
+            )
+        )

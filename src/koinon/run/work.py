@@ -1,0 +1,90 @@
+"""The two pieces of work of a round: what a client does and what the server does. Every runtime calls these."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from koinon.core.errors import ClientFailed
+from koinon.core.rng import generator
+from koinon.core.statistics import Metrics
+from koinon.core.types import ClientId, Cohort, Vector
+from koinon.data.dataset import DataSet
+from koinon.evaluate.evaluation import on_client
+from koinon.federation import Federation
+from koinon.learn.learner import LocalTask
+from koinon.run.checkpoint import ServerState
+from koinon.update.codec import Codec, Encoded
+
+ClientState = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Local:
+    """What a client made in a round.
+
+    Attributes:
+        encoded: The update's bytes.
+        weight: Its weight in the mean.
+        examples: Examples it was trained on.
+        metrics: Statistics of training, prefixed `train_`, and of the received model on held-out data.
+        state: The client's stage state after the round.
+    """
+
+    encoded: bytes | memoryview
+    weight: float
+    examples: int
+    metrics: Metrics
+    state: ClientState
+
+
+def first_state(federation: Federation, seed: int) -> ServerState:
+    """The server's state before round 1."""
+    learner, strategy = federation.learner, federation.strategy
+    return ServerState(
+        learner.initial(seed), strategy.server.init(learner.layout.length), strategy.stages.init(learner.layout)
+    )
+
+
+def train(
+    federation: Federation, seed: int, round: int, client: ClientId, model: Vector, data: DataSet, state: ClientState
+) -> Local:
+    """Evaluate the received model, train it, and take the update through the stages to bytes.
+
+    Raises:
+        ClientFailed: if training fails or anything that would be sent is not finite.
+    """
+    learner, strategy = federation.learner, federation.strategy
+    metrics = dict(on_client(learner, model, data)) if federation.evaluation.federated else {}
+    task = LocalTask(round, strategy.correction)
+    update = learner.train(model, data.train, task, generator(seed, "train", round, client))
+    state, update = strategy.stages.on_client(state, update, generator(seed, "stages", round, client))
+    if not (torch.isfinite(update.delta).all() and torch.isfinite(update.weight)):
+        raise ClientFailed(f"the update of round {round} is not finite; lower the learning rate or clip it")
+    encoded = strategy.codec.encode(update.delta, generator(seed, "codec", round, client))
+    return Local(encoded, float(update.weight), int(update.examples), metrics | dict(update.metrics), state)
+
+
+def advance(
+    federation: Federation, seed: int, round: int, state: ServerState, total: Vector, size: int, weight: float
+) -> ServerState:
+    """The server's state after a round whose updates were reduced to `total`; takes `state` and `total` over."""
+    strategy = federation.strategy
+    cohort = Cohort(round, size, weight)
+    stages, total = strategy.stages.on_server(state.stages, total, cohort, generator(seed, "server", round))
+    optimizer, model = strategy.server.step(state.optimizer, state.model, total)
+    return ServerState(model, optimizer, stages)
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """A round's updates as they came over the wire, decoded block by block."""
+
+    codec: Codec
+    encoded: Sequence[Encoded]
+    weights: Sequence[float]
+    length: int
+
+    def columns(self, start: int, stop: int) -> Iterator[torch.Tensor]:
+        """Columns `start .. stop` of each row in turn."""
+        return (self.codec.decode(encoded, self.length, start, stop) for encoded in self.encoded)

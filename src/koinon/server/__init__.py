@@ -1,0 +1,1 @@
+"""From an aggregated update to the next model, and who takes part."""

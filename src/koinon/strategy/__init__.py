@@ -1,0 +1,1 @@
+"""Recipes: frozen compositions of stages, reducer, sampling and server optimizer."""

@@ -1,0 +1,1 @@
+"""Checks of Koinon itself: the real protocol under a virtual clock, with everything that may go wrong."""

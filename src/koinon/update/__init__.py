@@ -1,0 +1,1 @@
+"""An update's way: weighting, clipping, encoding, and the check that the steps fit together."""

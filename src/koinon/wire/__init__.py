@@ -1,0 +1,1 @@
+"""Bytes, identities, TLS and WebSockets."""

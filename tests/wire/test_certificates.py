@@ -25,10 +25,11 @@ def test_what_is_good_is_kept_and_what_is_not_is_issued_again(tmp_path):
     assert second["authority.pem"] == first["authority.pem"]
     assert second["server.pem"] != first["server.pem"]
 
-    made.key.write_bytes(b"damaged")
-    make_authority(tmp_path, ("koinon.example.org",))
-    assert content(tmp_path)["authority.pem"] == first["authority.pem"]
-    server_context(made.certificate, made.key)
+    for wrong in (b"damaged", first["server-key.pem"], first["authority.pem"]):
+        made.key.write_bytes(wrong)
+        make_authority(tmp_path, ("koinon.example.org",))
+        assert content(tmp_path)["authority.pem"] == first["authority.pem"]
+        server_context(made.certificate, made.key)
 
 
 def test_a_certificate_about_to_expire_is_renewed(tmp_path, monkeypatch):

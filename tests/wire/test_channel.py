@@ -202,6 +202,17 @@ def test_a_frame_of_another_session_direction_or_sender_is_refused():
             server.open(frame)
 
 
+def test_a_frame_sent_back_to_its_sender_is_refused_even_when_both_sides_are_one_identity():
+    greeting = channel.hello(NODE)
+    challenged = channel.challenge(NODE, greeting, run="run", certificate=CERTIFICATE)
+    node, proof = prove(greeting, challenged, pinned=NODE.key)
+    server, _ = channel.admit(NODE, greeting, challenged, proof)
+    frame = node.seal(Heartbeat())
+    with pytest.raises(ProtocolViolation, match="signature"):
+        node.open(frame)
+    assert server.open(frame) == Heartbeat()
+
+
 def test_each_side_hears_only_what_the_other_may_say():
     node, server, _ = handshake()
     for message in (Welcome("north", "run", 1, 0), Accepted(1)):

@@ -446,17 +446,29 @@ def test_a_server_that_does_not_answer_is_given_up(authority, monkeypatch):
     asyncio.run(conversation())
 
 
-def test_many_tasks_may_send_at_once(authority):
+@pytest.mark.parametrize("upward", [True, False], ids=["node", "server"])
+def test_many_tasks_may_send_at_once(authority, upward):
     async def conversation():
-        async with Host(authority).running() as host:
-            connection, _ = await host.join()
-            messages = [Chunk(DEFINITION, number, bytes(70_000)) for number in range(40)]
+        async def pour(connection):
+            async def some(task):
+                for number in range(20):
+                    await connection.send(Chunk(DEFINITION, number, bytes([task]) * 150_000))
+
             async with asyncio.TaskGroup() as group:
-                for message in messages:
-                    group.create_task(connection.send(message))
-                received = [await connection.receive() for _ in messages]
-            assert received == messages
-            await connection.close()
+                for task in range(4):
+                    group.create_task(some(task))
+
+        async def drink(connection):
+            received = [await connection.receive() for _ in range(80)]
+            for task in range(4):
+                assert [chunk.offset for chunk in received if chunk.data[0] == task] == list(range(20))
+
+        async with Host(authority, drink if upward else pour).running() as host:
+            connection, _ = await host.join()
+            await (pour if upward else drink)(connection)
+            with pytest.raises(Unavailable):
+                await connection.receive()
+        assert not host.errors
 
     asyncio.run(conversation())
 

@@ -11,7 +11,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 import torch
@@ -91,6 +91,11 @@ class TorchLearner:
     def layout(self) -> Layout:
         """Which part of the vector is which tensor."""
         return self._workspace.layout
+
+    def described(self) -> dict[str, object]:
+        """What it is, for the definition's digest: its arguments, and the module that `model` makes."""
+        arguments = {item.name: getattr(self, item.name) for item in fields(self) if item.init}
+        return {**arguments, "module": self._workspace.module}
 
     def initial(self, seed: int) -> Vector:
         """The model before training, float32 `[D]`; equal seeds give equal bits.

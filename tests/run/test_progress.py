@@ -60,6 +60,32 @@ def test_metrics_stay_until_the_next_evaluation() -> None:
     assert "accuracy 0.912  after round 3" in picture(live)
 
 
+def test_what_clients_found_is_shown_before_what_training_says_and_after_what_the_server_measured() -> None:
+    live = LiveProgress(terminal())
+    live.closed(RoundRecord(1, "", 1.0, (), {"train_loss": 0.6}))
+    assert "train_loss 0.600  after round 1" in picture(live)
+    live.closed(RoundRecord(2, "", 1.0, (), {"train_loss": 0.5}))
+    assert "train_loss 0.500  after round 2" in picture(live)
+    live.evaluated(1, {"accuracy": 0.8})
+    live.closed(RoundRecord(3, "", 1.0, (), {"train_loss": 0.4}))
+    assert "accuracy 0.800  after round 1" in picture(live)
+    live.closed(RECORD)
+    live.evaluated(3, {"accuracy": 0.1})
+    assert "accuracy 0.912  after round 3" in picture(live)
+
+
+def test_what_is_waited_for_is_shown_while_it_lasts() -> None:
+    console = terminal()
+    live = LiveProgress(console)
+    with live.following(INFO):
+        live.waiting("updates from bern\x1b[2J")
+        assert "waiting for updates from bern [2J" in picture(live)
+        live.waiting("")
+        assert "waiting for updates" not in picture(live)
+        live.waiting("basel to fetch the final model")
+    assert "basel" not in picture(live)
+
+
 def test_a_large_cohort_is_cut_to_those_that_need_looking_at() -> None:
     live = LiveProgress(terminal())
     live.opened(1, [str(number) for number in range(1000)])
@@ -115,12 +141,36 @@ def test_without_a_terminal_there_is_one_line_per_round() -> None:
     ]
 
 
+def test_a_line_tells_the_latest_evaluation_there_is() -> None:
+    stream = io.StringIO()
+    plain = PlainProgress(stream)
+    with plain.following(INFO):
+        plain.evaluated(1, {"accuracy": 0.8})
+        plain.closed(RoundRecord(2, "", 1.0, (), {"train_loss": 0.6}))
+        plain.closed(RECORD)
+    assert stream.getvalue().splitlines()[1:] == [
+        "round 2/30: 0 of 0 accepted, accuracy 0.800 after round 1, 1.00 s",
+        "round 3/30: 1 of 2 accepted, accuracy 0.912, 1.20 s",
+    ]
+
+
+def test_waiting_makes_few_lines() -> None:
+    stream = io.StringIO()
+    plain = PlainProgress(stream)
+    for number in range(100, 0, -1):
+        plain.waiting(f"{number} more nodes to join")
+        plain.waiting("")
+    assert stream.getvalue().splitlines() == ["waiting for 100 more nodes to join"]
+
+
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     quiet: Progress = Quiet()
     with quiet.following(INFO):
         quiet.opened(1, ["a"])
         quiet.replied(1, "a", "accepted")
+        quiet.evaluated(0, {"accuracy": 0.5})
         quiet.closed(RECORD)
+        quiet.waiting("a")
         quiet.note("nothing")
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""

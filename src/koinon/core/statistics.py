@@ -32,10 +32,17 @@ class Ranking(msgspec.Struct, frozen=True, tag="ranking", array_like=True):
 
     Scores in one bin count as ties, so the error is at most half the product of the two classes'
     shares of a bin, summed over the bins.
+
+    Raises:
+        ValueError: if the two have different numbers of bins.
     """
 
     negatives: tuple[int, ...]
     positives: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.negatives) != len(self.positives):
+            raise ValueError("a ranking needs as many bins for negatives as for positives")
 
     def __add__(self, other: "Ranking") -> "Ranking":
         if len(self.negatives) != len(other.negatives):
@@ -82,14 +89,26 @@ Metrics: TypeAlias = Mapping[str, Statistic]
 
 
 def merge(parts: Iterable[Metrics]) -> dict[str, Statistic]:
-    """The statistics of all parts together; a name that only some parts have covers only those."""
+    """The statistics of all parts together; a name that only some parts have covers only those.
+
+    Parts come from many owners: a statistic that is of another kind than the first of its name is left out.
+    """
     merged: dict[str, Statistic] = {}
     for part in parts:
         for name, statistic in part.items():
-            merged[name] = merged[name] + statistic if name in merged else statistic  # type: ignore[operator]
+            if name not in merged:
+                merged[name] = statistic
+            elif _alike(merged[name], statistic):
+                merged[name] = merged[name] + statistic  # type: ignore[operator]
     return merged
 
 
 def values(metrics: Metrics) -> dict[str, float]:
     """The metrics' values, for a person."""
     return {name: statistic.value for name, statistic in metrics.items()}
+
+
+def _alike(one: Statistic, other: Statistic) -> bool:
+    if isinstance(one, Ranking) and isinstance(other, Ranking):
+        return len(one.negatives) == len(other.negatives)
+    return type(one) is type(other)

@@ -162,10 +162,16 @@ class Expect:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Compute the next model from the accepted updates, in this order; answer by `Closed`."""
+    """Compute the next model from the accepted updates, in this order; answer by `Closed`.
+
+    Attributes:
+        accepted: Whose updates count, in canonical order.
+        offers: What each of them offered.
+    """
 
     round: int
     accepted: tuple[ClientId, ...]
+    offers: tuple[Offer, ...]
 
 
 @dataclass(frozen=True, slots=True)

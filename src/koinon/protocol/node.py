@@ -4,7 +4,7 @@ Rules:
     - an update is in the journal, durable, before the server hears of it, and one round is trained once: the same
       bytes are offered again after any cut or crash, never a second draw;
     - a server that asks twice for one round with different models is told so and gets nothing;
-    - what the server refuses is dropped; what it acknowledges is forgotten only then;
+    - what the server refuses is dropped; what it acknowledges is forgotten only then, or when it is at a later round;
     - training goes on while the connection is down.
 """
 
@@ -206,7 +206,9 @@ def step(state: NodeState, event: Event) -> Step:
 def _received(state: NodeState, message: FromServer) -> Step:
     match message:
         case Task():
-            return _asked(state, message)
+            state, forgotten = _outlived(state, message.round)
+            state, effects = _asked(state, message)
+            return state, (*forgotten, *effects)
         case Continue():
             entry = state.journal.get(message.round)
             if entry is None or entry.offer is None:
@@ -215,8 +217,9 @@ def _received(state: NodeState, message: FromServer) -> Step:
         case Accepted() | Refused():
             return _ended(state, message.round)
         case Finished():
+            state, forgotten = _outlived(state, message.round + 1)
             state = replace(state, final=message.model, task=None, training=False)
-            return state, (Download(message.model),)
+            return state, (*forgotten, Download(message.model))
         case Goodbye():
             return state, (Quit(message.reason, state.finished),) if message.final else ()
         case Probe():
@@ -240,6 +243,17 @@ def _asked(state: NodeState, task: Task) -> Step:
     if entry.offer is None:
         return state, (Say(Failed(task.round, f"round {task.round} was delivered before")),)
     return state, (Say(entry.offer),)
+
+
+def _outlived(state: NodeState, round: int) -> Step:
+    """Forget what was offered in rounds before this one: rounds never go back, so nobody will ask for it."""
+    ended = {
+        number: replace(entry, offer=None)
+        for number, entry in state.journal.items()
+        if number < round and entry.offer is not None
+    }
+    effects = tuple(Remember(number, entry) for number, entry in ended.items())
+    return replace(state, journal={**state.journal, **ended}), effects
 
 
 def _downloaded(state: NodeState, model: str) -> Step:

@@ -59,6 +59,11 @@ class RoundState:
         everyone = len(self.outcomes) == len(self.cohort)
         return everyone and not self.closing and len(self.accepted) < self.needed
 
+    @property
+    def can_spare_one(self) -> bool:
+        """Whether enough can still be accepted when one of the missing never answers."""
+        return not self.closing and len(self.accepted) + len(self.missing) > self.needed
+
 
 Step = tuple[RoundState, tuple[Effect, ...]]
 
@@ -136,7 +141,9 @@ def extended(state: RoundState, added: Iterable[ClientId], deadline: float) -> S
 
 def _close(state: RoundState) -> Step:
     late = (Send(node, Refused(state.number, f"round {state.number} has closed without it")) for node in state.missing)
-    return replace(state, closing=True), (*late, Close(state.number, state.accepted))
+    accepted = state.accepted
+    close = Close(state.number, accepted, tuple(state.offers[node] for node in accepted))
+    return replace(state, closing=True), (*late, close)
 
 
 def _objection(state: RoundState, node: ClientId, round: int) -> Send | None:

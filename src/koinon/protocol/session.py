@@ -7,7 +7,8 @@ Rules:
     - a round opens when at least `terms.minimum_nodes` are here, and the cohort is on disk before anyone is asked;
     - a node that comes back is given again what it still owes, or the final model;
     - when someone comes with a connected node's identity, the connected one has a moment to show that it is alive;
-    - a node that is silent for `terms.silence_s` is cut; one that leaves politely is not waited for;
+    - a node that is silent for `terms.silence_s` is cut; one that leaves politely is not waited for, if
+      the round can do without it;
     - rounds never go back, and after the last one every node that took part gets the final model;
     - the session's own clock never runs backwards and never jumps: what the world's clock skips is not charged
       to anyone's deadline.
@@ -269,7 +270,7 @@ def _delivered(state: SessionState, node: ClientId, message: Delivered) -> Step:
 def _gone(terms: Terms, state: SessionState, node: ClientId, message: Leave) -> Step:
     members = {name: member for name, member in state.members.items() if name != node}
     state, effects = replace(state, members=members), (Disconnect(node, "until next time", final=True),)
-    if state.round is not None and not state.round.closing and node in state.round.missing:
+    if state.round is not None and node in state.round.missing and state.round.can_spare_one:
         state, more = _in_round(terms, state, rounds.settled(state.round, node, "declined", f"left: {message.reason}"))
         return state, (*effects, *more)
     return state, effects
@@ -295,8 +296,6 @@ def _ended(state: SessionState, status: Literal["finished", "aborted"], reason: 
 def _final(state: SessionState, node: ClientId) -> tuple[Effect, ...]:
     if state.status == "aborted":
         return (Disconnect(node, f"the run was aborted: {state.reason}", final=True),)
-    if state.members[node].delivered:
-        return (Disconnect(node, "the run is over", final=True),)
     finished, offset = Send(node, Finished(state.completed, state.model)), _held(state, node)
     return (finished, Stream(node, state.model, offset)) if offset < state.model.size else (finished,)
 
@@ -307,19 +306,20 @@ def _opened(terms: Terms, state: SessionState) -> Step:
         return state, ()
     number = state.completed + 1
     cohort = tuple(canonical(terms.draw(number, present)))
-    wanted = math.ceil(len(cohort) / (1 + terms.over_selection) - 1e-9)
-    needed = math.ceil(wanted * terms.quorum - 1e-9)
+    least = min(1, len(cohort))
+    wanted = max(least, math.ceil(len(cohort) / (1 + terms.over_selection) - 1e-9))
+    needed = max(least, math.ceil(wanted * terms.quorum - 1e-9))
     opened = RoundState(number, cohort, wanted, needed, state.now + terms.deadline_s)
     record = Persist(RoundOpened(number, cohort, wanted, needed))
     if not cohort:  # Poisson sampling may choose nobody; the round passes and the model stays
-        return replace(state, round=replace(opened, closing=True)), (record, Close(number, ()))
+        return replace(state, round=replace(opened, closing=True)), (record, Close(number, (), ()))
     state = replace(state, round=opened)
     return state, (record, *_asked(state, opened, cohort))
 
 
 def _extended(terms: Terms, state: SessionState, open_round: RoundState) -> Step:
     others = [node for node in state.present if node not in open_round.cohort]
-    drawn = terms.draw(open_round.number, others) if others else ()
+    drawn = (terms.draw(open_round.number, others) or others) if others else ()  # Poisson sampling may choose nobody
     extended, effects = rounds.extended(open_round, drawn, state.now + terms.deadline_s)
     state = replace(state, round=extended)
     return state, (*effects, *_asked(state, extended, canonical(drawn)))
@@ -368,27 +368,29 @@ def _tick(terms: Terms, state: SessionState, world: float) -> Step:
 
 
 def restored(
+    terms: Terms,
     model: Blob,
     completed: int,
     status: Literal["running", "finished", "aborted"],
     open_round: tuple[RoundOpened, tuple[RoundExtended, ...], tuple[Settled, ...]] | None,
     nodes: Mapping[ClientId, bool],
-    deadline_s: float,
 ) -> Step:
     """The state of a server that starts again, from what its predecessor made durable.
 
     Args:
+        terms: What the server was started with; the open round's cohort has the whole deadline again.
         model: The last durable model.
         completed: Closed rounds.
         status: How the run stood.
         open_round: The records of the round that was open, or None.
         nodes: Every node that was ever asked -> whether it holds the final model.
-        deadline_s: Session seconds that the open round's cohort has from now on.
     """
     members = {node: Member(here=False, heard=0.0, delivered=delivered) for node, delivered in nodes.items()}
     state = SessionState(model, completed, status, members=members)
-    if open_round is None:
+    if status != "running":
         return state, ()
+    if open_round is None:
+        return _ended(state, "finished", "") if completed >= terms.rounds else (state, ())
     opened, extensions, settlements = open_round
     cohort = canonical({*opened.cohort, *(node for extension in extensions for node in extension.added)})
     round = RoundState(
@@ -396,11 +398,11 @@ def restored(
         tuple(cohort),
         opened.wanted,
         opened.needed,
-        deadline_s,
+        terms.deadline_s,
         {record.node: record.outcome for record in settlements},
         {record.node: record.offer for record in settlements if record.offer is not None},
     )
     if not opened.cohort:
-        return replace(state, round=replace(round, closing=True)), (Close(opened.round, ()),)
+        return replace(state, round=replace(round, closing=True)), (Close(opened.round, (), ()),)
     round, effects = rounds.closed_if_complete(round)
     return replace(state, round=round), effects

@@ -10,7 +10,7 @@ from koinon.core.errors import VerificationFailed
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS audit (
-    number INTEGER PRIMARY KEY,
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
     time TEXT NOT NULL,
     event TEXT NOT NULL,
     fields TEXT NOT NULL,
@@ -43,6 +43,9 @@ def verify(database: sqlite3.Connection) -> int:
         if hash != _hash(before, number, time, event, fields):
             raise VerificationFailed(f"audit entry {number} ({event}, {time}) or its predecessor was edited")
         before, expected = hash, expected + 1
+    last = database.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'audit'").fetchone()[0] or 0
+    if last != expected - 1:
+        raise VerificationFailed(f"audit entries {expected} to {last} are missing")
     return expected - 1
 
 

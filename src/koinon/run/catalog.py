@@ -44,21 +44,15 @@ def network_run(runs: Path, app: App, federation: Federation, seed: int, id: str
     Raises:
         AdmissionError: if the run that was asked for is of another definition, or a simulation.
     """
-    asked = id is not None and (runs / id / "run.db").exists()
-    for info in all_runs(runs):
-        if info.runtime != "network" or (asked and info.id != id):
-            continue
-        if asked and info.definition != federation.digest:
-            raise AdmissionError(
-                f"run {id} has definition {info.definition[:12]}, the app {federation.digest[:12]}; "
-                "restore the app as it was, or start a new run"
-            )
-        store = Store(runs / info.id)
-        if asked or (id is None and info.definition == federation.digest and _open(info, store)):
-            return store, info
-        store.close()
-    if asked:
-        raise AdmissionError(f"run {id} is a simulation; go on with it by `koinon runs resume {id}`")
+    begun = all_runs(runs)
+    if id is None:
+        mine = (info for info in begun if (info.runtime, info.definition) == ("network", federation.digest))
+        found = next((info for info in mine if _open(runs, info)), None)
+    else:
+        found = next((info for info in begun if info.id == id), None)
+    if found is not None:
+        _check(found, federation)
+        return Store(runs / found.id), found
     info = RunInfo(
         id=id or new_run_id(app.name),
         app=app.name,
@@ -88,5 +82,21 @@ def claim(store: Store) -> int:
     return descriptor
 
 
-def _open(info: RunInfo, store: Store) -> bool:
-    return info.status == "running" or (info.status == "finished" and not all(store.nodes().values()))
+def _check(info: RunInfo, federation: Federation) -> None:
+    if info.runtime != "network":
+        raise AdmissionError(f"run {info.id} is a simulation; go on with it by `koinon runs resume {info.id}`")
+    if info.definition != federation.digest:
+        raise AdmissionError(
+            f"run {info.id} has definition {info.definition[:12]}, the app {federation.digest[:12]}; "
+            "restore the app as it was, or start a new run"
+        )
+
+
+def _open(runs: Path, info: RunInfo) -> bool:
+    if info.status != "finished":
+        return info.status == "running"
+    store = Store(runs / info.id)
+    try:
+        return not all(store.nodes().values())
+    finally:
+        store.close()

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from koinon.core.errors import VerificationFailed
+from koinon.core.errors import Unavailable, VerificationFailed
 from koinon.core.layout import Layout
 from koinon.core.types import Vector
 from koinon.run.failpoint import reach
@@ -73,8 +73,12 @@ def export(path: Path, layout: Layout, model: Vector) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; when the block ends well its file is on disk under the name `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A temporary path beside `path`; when the block ends well its file is on disk under the name `path`.
+
+    Raises:
+        Unavailable: if the disk is full or broken; then `path` is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that who was killed here overwrites his own remains
     try:
         yield temporary
         reach("mid checkpoint")
@@ -82,6 +86,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise Unavailable(f"cannot write {path}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -4,7 +4,7 @@ The network server and the fault simulator give it events and carry out what it 
 (adding up a round, checking a large update) comes back as a `Job`, to be done by `work` on any thread.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,7 @@ from koinon.run.failpoint import reach
 from koinon.run.history import Participation, RoundRecord, RunInfo
 from koinon.run.progress import Progress, Quiet
 from koinon.run.spool import Spool
-from koinon.run.store import Store
+from koinon.run.store import Durable, Evaluated, Store
 from koinon.run.work import EncodedRows, advance, first_state
 from koinon.update.codec import OnDisk
 
@@ -82,7 +82,7 @@ class Seal:
 
     node: ClientId
     round: int
-    digest: str
+    update: Blob
 
 
 Job: TypeAlias = Seal | Close
@@ -139,15 +139,26 @@ class Coordinator:
         self._reduced: _Reduced | None = None
         self.state, self.unfinished = self._restored()
 
-    def handle(self, event: Event) -> list[Out]:
-        """Take an event through the protocol; returns what is to be sent and done, in order.
+    def handle(self, *events: Event) -> list[Out]:
+        """Take events through the protocol; returns what is to be sent and done, in order.
+
+        What they make durable is one transaction: a disk takes milliseconds for each, and many updates come at once.
 
         Raises:
-            Unavailable: if something could not be made durable; then the event has not happened.
+            Unavailable: if something could not be made durable; then none of the events has happened.
         """
-        state, effects = session.step(self.terms, self.state, event)
-        if isinstance(event, Closed) and self.state.round is not None and event.round == self.state.round.number:
-            self._close(self.state.round)
+        state = self.state
+        effects: list[Effect] = []
+        closed: list[RoundState] = []
+        for event in events:
+            if isinstance(event, Closed) and state.round is not None and event.round == state.round.number:
+                closed.append(state.round)
+            state, more = session.step(self.terms, state, event)
+            effects.extend(more)
+        records = [self._record(round) for round in closed]
+        self.store.persist(*records, *self._durable(effects))
+        for round, record in zip(closed, records, strict=True):
+            self._closed(round, record)
         out = self._carried_out(effects)
         self.state = state
         return out
@@ -160,7 +171,7 @@ class Coordinator:
             Unavailable: if it cannot be written.
         """
         complete = self.spool.write(node, chunk)
-        return [self._seal(node)] if complete else []
+        return [Seal(node, complete.round, complete.blob)] if complete is not None else []
 
     def work(self, job: Job) -> Event:
         """Do a job, on any thread; the event is for `handle`.
@@ -170,7 +181,7 @@ class Coordinator:
         """
         match job:
             case Seal():
-                return Arrived(job.node, job.round, job.digest, self.spool.seal(job.node))
+                return Arrived(job.node, job.round, job.update.digest, self.spool.seal(job.round, job.node, job.update))
             case Close():
                 return self._add_up(job)
             case _:
@@ -202,82 +213,89 @@ class Coordinator:
         self.spool.drop(through=completed)
         open_round = self.store.open_round()
         state, effects = session.restored(
-            self._blob(model), completed, self.info.status, open_round, self.store.nodes(), self.settings.deadline_s
+            self.terms, self._blob(model), completed, self.info.status, open_round, self.store.nodes()
         )
+        if state.round is not None:
+            self.progress.opened(state.round.number, state.round.cohort)
+        for settled in open_round[2] if open_round is not None else ():
+            self.progress.replied(settled.round, settled.node, settled.outcome, settled.reason)
+        self.store.persist(*self._durable(effects))
         return state, self._carried_out(effects)
 
     def _blob(self, digest: str) -> Blob:
         return Blob(digest, 4 * self.federation.learner.layout.length)
+
+    def _durable(self, effects: Sequence[Effect]) -> Iterator[Durable]:
+        """What effects ask to be made durable, and what nodes said of the model they received."""
+        for effect in effects:
+            if isinstance(effect, Persist):
+                yield effect.record
+                yield from self._evaluated(effect.record)
+
+    def _evaluated(self, record: Record) -> Iterator[Evaluated]:
+        if isinstance(record, Settled) and record.offer is not None:
+            if metrics := _evaluation(record.offer.metrics):
+                yield Evaluated(record.round - 1, record.node, metrics)
+        elif isinstance(record, HandedOver) and record.message.metrics:
+            yield Evaluated(self.info.rounds, record.node, record.message.metrics)
 
     def _carried_out(self, effects: Sequence[Effect]) -> list[Out]:
         out: list[Out] = []
         for effect in effects:
             match effect:
                 case Persist():
-                    self.store.persist(effect.record)
                     self._observe(effect.record)
                 case Expect():
-                    out.append(self._expected(effect))
+                    out.extend(self._expected(effect))
                 case Send() | Stream() | Disconnect() | Close():
                     out.append(effect)
                 case _:
                     assert_never(effect)
         return out
 
-    def _expected(self, effect: Expect) -> Out:
-        round, node = effect.offer.round, effect.node
+    def _expected(self, effect: Expect) -> list[Out]:
+        round, node, update = effect.offer.round, effect.node, effect.offer.update
+        if self.spool.expects(node, update):  # offered twice over one connection: its bytes are on their way
+            return []
         try:
-            offset = self.spool.expect(round, node, effect.offer.update)
+            offset = self.spool.expect(round, node, update)
         except ProtocolViolation as violation:
-            return Disconnect(node, str(violation), final=True)
-        if self.spool.complete(node):
-            return Seal(node, round, effect.offer.update.digest)
-        return Send(node, Continue(round, offset))
-
-    def _seal(self, node: ClientId) -> Seal:
-        assert self.state.round is not None
-        offer = self.state.round.offers[node]
-        return Seal(node, offer.round, offer.update.digest)
+            return [Disconnect(node, str(violation), final=True)]
+        return [Seal(node, round, update) if offset == update.size else Send(node, Continue(round, offset))]
 
     def _observe(self, record: Record) -> None:
-        """Tell what is durable to those who watch, and keep what nodes said of the model they received."""
+        """Tell what is durable to those who watch."""
         if isinstance(record, RoundOpened):
             self._opened_at = self.clock()
             self.traffic = {}
             self.progress.opened(record.round, record.cohort)
         elif isinstance(record, Settled):
             self.progress.replied(record.round, record.node, record.outcome, record.reason)
-            if record.offer is not None:
-                self.store.evaluated(record.round - 1, record.node, _evaluation(record.offer.metrics))
-        elif isinstance(record, HandedOver):
-            self.store.evaluated(self.info.rounds, record.node, record.message.metrics)
 
     def _add_up(self, job: Close) -> Closed:
         learner, strategy = self.federation.learner, self.federation.strategy
-        assert self.state.round is not None
         state = checkpoint.load(self.store.checkpoint(job.round - 1))
         if job.accepted:
-            offers = [self.state.round.offers[node] for node in job.accepted]
             paths = [
                 self.spool.path(job.round, node, offer.update.digest)
-                for node, offer in zip(job.accepted, offers, strict=True)
+                for node, offer in zip(job.accepted, job.offers, strict=True)
             ]
-            weights = [offer.weight for offer in offers]
+            weights = [offer.weight for offer in job.offers]
             rows = EncodedRows(strategy.codec, [OnDisk(path) for path in paths], weights, learner.layout.length)
             total = strategy.reducer.reduce(rows)
-            state = advance(self.federation, self.info.seed, job.round, state, total, len(offers), sum(weights))
+            state = advance(self.federation, self.info.seed, job.round, state, total, len(weights), sum(weights))
         checkpoint.save(self.store.checkpoint(job.round), state)
         metrics = central(learner, self.federation.evaluation, state.model, job.round, self.info.rounds)
         digest = checkpoint.digest(state.model)
         self._reduced = _Reduced(digest, values(metrics or {}))
         return Closed(job.round, self._blob(digest))
 
-    def _close(self, round: RoundState) -> None:
-        """Make a closed round durable; only then may anyone hear of its model."""
+    def _record(self, round: RoundState) -> RoundRecord:
+        """What a round that is closed came to; to be made durable before anyone hears of its model."""
         assert self._reduced is not None
         reasons = {part.node: part.reason for part in self.store.settled(round.number)}
         training = merge(_training(offer.metrics) for offer in (round.offers[node] for node in round.accepted))
-        record = RoundRecord(
+        return RoundRecord(
             round=round.number,
             digest=self._reduced.digest,
             seconds=self.clock() - self._opened_at,
@@ -285,9 +303,13 @@ class Coordinator:
             training=values(training),
             metrics=self._reduced.metrics,
         )
-        self.store.close_round(record)
+
+    def _closed(self, round: RoundState, record: RoundRecord) -> None:
+        """A round's record is durable: what led to it is needed no more."""
         self.spool.drop(through=round.number)
         self.store.drop_checkpoints(before=round.number - 1)
+        if judged := merge(_evaluation(round.offers[node].metrics) for node in round.accepted):
+            self.progress.evaluated(round.number - 1, values(judged))
         self.progress.closed(record)
         reach("server between rounds")
 

@@ -1,6 +1,8 @@
 """A server's or a node's whole process life: from files and settings to a result."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +21,9 @@ from koinon.run.serve import Server
 from koinon.wire.certificates import LOOPBACK, certificate_digest, client_context, make_authority, server_context
 from koinon.wire.identity import Identity, key_text, parse_key
 from koinon.wire.listen import application, listening
+
+STOPPED = 128 + signal.SIGTERM
+"""Exit code of a node that was told to stop, by SIGTERM or SIGINT, and has left."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ def join(
     policy: Policy | None = None,
     token: str = "",
 ) -> Path:
-    """Take part in a run until it is over; returns where the final model is.
+    """Take part in a run until it is over; returns where the final model is. A signal to stop ends the process.
 
     Args:
         app: The app on this node's own disk.
@@ -171,8 +176,16 @@ def join(
     data = app.node_data(source)
     address_key, context = parse_key(server_key), client_context(authority)
 
-    async def main() -> Path:
+    async def main() -> Path | None:
         address = Address(url, address_key, context)
-        return await Node(app.federation, address, identity, data, home.folder, policy or Policy(), token).run()
+        node = Node(app.federation, address, identity, data, home.folder, policy or Policy(), token)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, node.stop)
+        return await node.run()
 
-    return asyncio.run(main())
+    with asyncio.Runner() as runner:
+        model = runner.run(main())
+        if model is None:
+            # Training goes on on a thread that cannot be stopped; whatever must outlive it is on the disk.
+            os._exit(STOPPED)
+        return model

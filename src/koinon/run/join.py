@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import secrets
 import ssl
 import time
@@ -18,7 +19,7 @@ from koinon.protocol.node import Evaluate, Event, Lost, Quit, Received, Say, Tra
 from koinon.run.failpoint import reach
 from koinon.run.journal import Journal
 from koinon.run.log import log
-from koinon.run.outbox import FileChunks, Outbox
+from koinon.run.outbox import FAREWELL_S, FileChunks, Outbox
 from koinon.run.participant import Job, Out, Participant
 from koinon.run.policy import Policy
 from koinon.wire.connect import connect
@@ -31,8 +32,11 @@ HEARTBEAT_S = 15.0
 SILENCE_S = 45.0
 """Seconds without a word from the server after which the connection is given up."""
 
-LONGEST_WAIT_S = 15.0
-"""Most seconds between two attempts to connect."""
+SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.5, 15.0
+"""Seconds between two attempts to connect: at first, and at most."""
+
+SETTLED_S = 2.0
+"""Seconds after which a conversation has gone well: when it is cut, the next attempt is not put off."""
 
 
 @dataclass(frozen=True)
@@ -84,24 +88,51 @@ class Node:
         self._outbox: Outbox | None = None
         self._jobs: set[asyncio.Task[None]] = set()
         self._training = asyncio.Lock()
+        self._welcomed_at = math.inf
         self._quit: asyncio.Future[Quit] = asyncio.get_running_loop().create_future()
+        self._stopping = asyncio.Event()
 
-    async def run(self) -> Path:
-        """Take part until the end; returns where the final model is. Comes back after every cut.
+    async def run(self) -> Path | None:
+        """Take part until the end, and come back after every cut.
+
+        Returns:
+            Where the final model is; None if `stop` was called before it was here.
 
         Raises:
             PolicyRefused: if the owner's policy forbids this run.
             ProtocolViolation: if the server refuses this node for good, or is not who it must be.
         """
-        wait = 0.5
+        going_on = asyncio.create_task(self._take_part())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({going_on, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if going_on.done():
+                return going_on.result()
+            if self._outbox is not None:
+                self._outbox.put(Leave("the node was stopped"))
+                await asyncio.wait({going_on}, timeout=FAREWELL_S)
+            log("left; join again to go on")
+            return None
+        finally:
+            for task in (going_on, stopping):
+                task.cancel()
+            await asyncio.gather(going_on, stopping, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Leave politely, and end soon; what was trained is kept for the next time."""
+        self._stopping.set()
+
+    async def _take_part(self) -> Path:
+        wait = SHORTEST_WAIT_S
         while True:
-            began = time.monotonic()
+            self._welcomed_at = math.inf
             try:
                 if await self._connected():
                     break
             except Unavailable as error:
                 log("not connected: {reason}", reason=str(error))
-            wait = 0.5 if time.monotonic() - began > LONGEST_WAIT_S else min(2 * wait, LONGEST_WAIT_S)
+            settled = time.monotonic() - self._welcomed_at > SETTLED_S
+            wait = SHORTEST_WAIT_S if settled else min(2 * wait, LONGEST_WAIT_S)
             await asyncio.sleep(wait * (0.5 + secrets.randbelow(1000) / 1000))
         assert self._participant is not None
         quit = self._quit.result()
@@ -126,6 +157,7 @@ class Node:
                     raise ProtocolViolation(f"the server refused this node: {answer.reason}")
                 raise Unavailable(answer.reason)
             participant = await self._welcomed(connection, answer)
+            self._welcomed_at = time.monotonic()
             log("joined run {run} as {name}", run=answer.run, name=answer.name)
             reach("node after join")
             return await self._converse(connection, participant)
@@ -181,6 +213,8 @@ class Node:
                 reach("node mid download")
             else:
                 assert isinstance(message, FromServer)  # the channel decodes nothing else
+                if isinstance(message, Accepted):
+                    reach("node before acknowledgement")
                 self._do(participant.handle(Received(message)))
                 if isinstance(message, Accepted):
                     reach("node between rounds")
@@ -216,7 +250,13 @@ class Node:
     def _start(self, job: Job) -> None:
         task = asyncio.get_running_loop().create_task(self._work(job))
         self._jobs.add(task)
-        task.add_done_callback(self._jobs.discard)
+        task.add_done_callback(self._worked)
+
+    def _worked(self, task: "asyncio.Task[None]") -> None:
+        """A fault that nobody foresaw ends the node with its words; a server that waits for it would wait long."""
+        self._jobs.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None and not self._quit.done():
+            self._quit.set_exception(fault)
 
     async def _work(self, job: Job) -> None:
         """Train or evaluate, one job at a time; the connection may come and go meanwhile."""

@@ -6,10 +6,11 @@
 <home>/<run>/model-DIGEST   the model that was received, or the part of it that was
 """
 
+import contextlib
 import hashlib
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -68,19 +69,21 @@ class Journal:
             Unavailable: if the disk is full or broken.
         """
         offer = msgspec.msgpack.encode(entry.offer) if entry.offer is not None else None
-        try:
+        with self._on_disk():
             self._database.execute("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", (round, entry.model, offer))
-        except sqlite3.OperationalError as error:
-            raise Unavailable(f"cannot write to the node's journal in {self.folder}: {error}") from error
-        if offer is None:
-            self.update(round).unlink(missing_ok=True)
+            if offer is None:
+                self.update(round).unlink(missing_ok=True)
 
     def update(self, round: int) -> Path:
         """Where the update of a round is."""
         return self.folder / f"update-{round:06d}"
 
     def keep(self, round: int, encoded: bytes | memoryview, state: Mapping[str, torch.Tensor]) -> Blob:
-        """Write an update and the stages' state after it, durable on return."""
+        """Write an update and the stages' state after it, durable on return; one that no server will ask for goes."""
+        owed = {row[0] for row in self._database.execute("SELECT round FROM journal WHERE offer IS NOT NULL")}
+        for path in self.folder.glob("update-*"):
+            if int(path.name.partition("-")[2]) not in owed:
+                path.unlink()
         with replacing(self.update(round)) as temporary:
             temporary.write_bytes(encoded)
         if state:
@@ -90,11 +93,14 @@ class Journal:
 
     def state(self, before: int) -> dict[str, torch.Tensor] | None:
         """The stages' state after the last trained round before this one; None if there is none."""
-        rounds = [round for round in self.entries() if round < before and self._state(round).exists()]
-        for path in self.folder.glob("state-*"):
-            if rounds and int(path.name.partition("-")[2]) < max(rounds):
+        kept = {int(path.name.partition("-")[2]): path for path in self.folder.glob("state-*")}
+        last = max((round for round in kept if round < before and self._trained(round)), default=None)
+        if last is None:
+            return None
+        for round, path in kept.items():
+            if round < last:
                 path.unlink()
-        return load_file(self._state(max(rounds))) if rounds else None
+        return load_file(kept[last])
 
     def holding(self) -> tuple[str | None, int]:
         """Which model is here, wholly or in part, and how many bytes of it."""
@@ -103,29 +109,41 @@ class Journal:
         return None, 0
 
     def expect(self, model: Blob) -> bool:
-        """Make room for a model and drop any other; returns whether it is here already."""
+        """Make room for a model and drop any other; returns whether it is here already.
+
+        Raises:
+            Unavailable: if the disk is full or broken, or the model was damaged there; connect again to get it anew.
+        """
         path = self._model(model.digest)
-        for other in self.folder.glob("model-*"):
-            if other != path:
-                other.unlink()
-        path.touch()
-        if path.stat().st_size > model.size:
-            os.truncate(path, 0)
-        return self._whole(model)
+        with self._on_disk():
+            for other in self.folder.glob("model-*"):
+                if other != path:
+                    other.unlink()
+            path.touch()
+            if path.stat().st_size > model.size:
+                os.truncate(path, 0)
+            return self._whole(model)
 
     def write(self, model: Blob, chunk: Chunk) -> bool:
-        """Append a piece of a model; returns whether it is whole now. Pieces that are not the next are ignored."""
+        """Append a piece of a model; returns whether it is whole now. Pieces that are not the next are ignored.
+
+        Raises:
+            Unavailable: as `expect`.
+        """
         path = self._model(model.digest)
         received = path.stat().st_size
         if chunk.digest != model.digest or chunk.offset != received or received + len(chunk.data) > model.size:
             return False
-        with path.open("ab", buffering=0) as file:
-            file.write(chunk.data)
-        return self._whole(model)
+        with self._on_disk():
+            self._append(path, chunk.data)
+            return self._whole(model)
 
     def model(self, digest: str) -> Vector:
         """A model that is here, float32 `[D]`."""
         return torch.from_numpy(np.fromfile(self._model(digest), dtype="<f4").astype(np.float32, copy=False))
+
+    def _trained(self, round: int) -> bool:
+        return self._database.execute("SELECT 1 FROM journal WHERE round = ?", (round,)).fetchone() is not None
 
     def _whole(self, model: Blob) -> bool:
         path = self._model(model.digest)
@@ -138,6 +156,17 @@ class Journal:
             os.truncate(path, 0)  # damaged on the disk or on the way: the server sends it again after a new start
             raise Unavailable("the received model does not have the announced digest")
         return True
+
+    def _append(self, path: Path, data: bytes) -> None:
+        with path.open("ab") as file:
+            file.write(data)
+
+    @contextlib.contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.OperationalError) as error:
+            raise Unavailable(f"cannot write to the node's journal in {self.folder}: {error}") from error
 
     def _model(self, digest: str) -> Path:
         return self.folder / f"model-{digest}"

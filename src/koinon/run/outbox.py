@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from koinon.core.errors import Unavailable
 from koinon.protocol.messages import CHUNK_BYTES, Chunk, Goodbye, Message
 from koinon.run.checkpoint import read_span
 from koinon.run.failpoint import reach
 from koinon.wire.connection import Connection
+
+FAREWELL_S = 2.0
+"""Seconds that a peer has to read what is left for it once it has been sent away."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +55,32 @@ class Outbox:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._items: asyncio.Queue[Item] = asyncio.Queue()
+        self._until: float | None = None
+        self._patience: asyncio.Timeout | None = None
 
     def put(self, item: Item) -> None:
         """Send this after what was put before."""
         self._items.put_nowait(item)
+        if isinstance(item, Goodbye) and self._until is None:
+            self._until = asyncio.get_running_loop().time() + FAREWELL_S
+            if self._patience is not None:
+                self._patience.reschedule(self._until)
 
     async def run(self) -> None:
         """Send, until a Goodbye was sent.
 
         Raises:
-            Unavailable: if the connection is cut.
+            Unavailable: if the connection is cut, or the peer does not read on until its Goodbye.
         """
+        try:
+            async with asyncio.timeout_at(self._until) as self._patience:
+                await self._send()
+        except TimeoutError:
+            raise Unavailable("the peer does not read what it is sent") from None
+        finally:
+            self._patience = None
+
+    async def _send(self) -> None:
         while True:
             item = await self._items.get()
             if isinstance(item, FileChunks):

@@ -1,8 +1,10 @@
 """What a person sees while a run goes on: a live view in a terminal or notebook, otherwise a line per round."""
 
 import importlib.util
+import math
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,12 +26,18 @@ SHOWN_CLIENTS = 20
 SHOWN_NOTES = 4
 """Last notes in the live view."""
 
+PATIENCE_S = 30.0
+"""Least seconds between two lines that say what is waited for, where lines stay."""
+
 SHOWN_METRICS = 6
 """Metrics in a line."""
 
 REFRESHES_PER_SECOND = 8
 
 State: TypeAlias = Literal["training"] | Outcome
+
+_TRAINING, _FEDERATED, _CENTRAL = range(3)
+"""Where metrics come from; of two, the live view shows the greater."""
 
 _STYLES: Mapping[State, str] = {
     "failed": "red",
@@ -54,8 +62,14 @@ class Progress(Protocol):
     def replied(self, round: int, client: ClientId, outcome: Outcome, reason: str = "") -> None:
         """A client's part in the round ended."""
 
+    def evaluated(self, round: int, metrics: Values) -> None:
+        """Clients judged the model after a round, which is known when they answer in the next one."""
+
     def closed(self, record: RoundRecord) -> None:
         """A round was closed."""
+
+    def waiting(self, what: str) -> None:
+        """What holds the run up at present, in one line; empty when nothing does."""
 
     def note(self, text: str) -> None:
         """Something that a person should know, in one line."""
@@ -89,7 +103,13 @@ class Quiet:
     def replied(self, round: int, client: ClientId, outcome: Outcome, reason: str = "") -> None:
         """Nothing."""
 
+    def evaluated(self, round: int, metrics: Values) -> None:
+        """Nothing."""
+
     def closed(self, record: RoundRecord) -> None:
+        """Nothing."""
+
+    def waiting(self, what: str) -> None:
         """Nothing."""
 
     def note(self, text: str) -> None:
@@ -106,6 +126,9 @@ class PlainProgress:
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream
         self._rounds = 0
+        self._evaluated = ""
+        self._waiting = ""
+        self._told_at = -math.inf
 
     @contextmanager
     def following(self, info: RunInfo) -> Iterator[None]:
@@ -120,12 +143,24 @@ class PlainProgress:
     def replied(self, round: int, client: ClientId, outcome: Outcome, reason: str = "") -> None:
         """Nothing: a round is told when it is closed."""
 
+    def evaluated(self, round: int, metrics: Values) -> None:
+        """Nothing yet: it goes into the next round's line."""
+        self._evaluated = f"{', '.join(_pairs(metrics))} after round {round}"
+
     def closed(self, record: RoundRecord) -> None:
         """`round 3/30: 4 of 5 accepted, accuracy 0.912, 1.20 s`."""
         outcomes = Counter(part.outcome for part in record.participants)
         accepted = f"{outcomes['accepted']} of {outcomes.total()} accepted"
-        parts = [accepted, *_pairs(record.metrics or record.training), figures.duration(record.seconds)]
+        metrics = ", ".join(_pairs(record.metrics)) or self._evaluated or ", ".join(_pairs(record.training))
+        parts = [accepted, *([metrics] if metrics else []), figures.duration(record.seconds)]
         self.note(f"round {record.round}/{self._rounds}: {', '.join(parts)}")
+
+    def waiting(self, what: str) -> None:
+        """What has changed, once in a while."""
+        now = time.monotonic()
+        if what and what != self._waiting and now - self._told_at >= PATIENCE_S:
+            self._waiting, self._told_at = what, now
+            self.note(f"waiting for {what}")
 
     def note(self, text: str) -> None:
         """The text as one line."""
@@ -158,8 +193,8 @@ class LiveProgress:
         self._task = self._bar.add_task("", start=False, total=None)
         self._round = 0
         self._clients: dict[ClientId, tuple[State, str]] = {}
-        self._measured = 0
-        self._metrics: Values = {}
+        self._measured: tuple[int, int, Values] = (0, 0, {})
+        self._waiting = ""
         self._notes: list[str] = []
 
     @contextmanager
@@ -171,6 +206,7 @@ class LiveProgress:
             try:
                 yield
             finally:
+                self.waiting("")
                 live.refresh()  # in a notebook rich itself does not draw the end
 
     def opened(self, round: int, cohort: Sequence[ClientId]) -> None:
@@ -186,14 +222,22 @@ class LiveProgress:
         with self._lock:
             self._clients[client] = (outcome, reason)
 
+    def evaluated(self, round: int, metrics: Values) -> None:
+        """The latest metrics, unless the server has a test set of its own."""
+        self._measure(_FEDERATED, round, metrics)
+
     def closed(self, record: RoundRecord) -> None:
         """The round's outcomes and the latest metrics."""
         with self._lock:
             self._round = record.round
             self._clients = {part.client: (part.outcome, part.reason) for part in record.participants}
-            if record.metrics or not self._metrics:
-                self._measured, self._metrics = record.round, record.metrics or record.training
+        self._measure(_CENTRAL if record.metrics else _TRAINING, record.round, record.metrics or record.training)
         self._bar.update(self._task, completed=record.round)
+
+    def waiting(self, what: str) -> None:
+        """The latest, for as long as it lasts."""
+        with self._lock:
+            self._waiting = what
 
     def note(self, text: str) -> None:
         """The text, until later notes push it out."""
@@ -203,14 +247,21 @@ class LiveProgress:
     def __rich__(self) -> RenderableType:
         """The present picture."""
         with self._lock:
-            clients, metrics, notes = dict(self._clients), self._metrics, list(self._notes)
-            round, measured = self._round, self._measured
+            clients, notes, round = dict(self._clients), list(self._notes), self._round
+            waiting, (_, measured, metrics) = self._waiting, self._measured
         parts: list[RenderableType] = [self._bar]
         if metrics:
             parts.append(Text.assemble(("  ".join(_pairs(metrics)), "bold"), (f"  after round {measured}", "dim")))
         parts.extend([Text(), _heading(round, clients), _client_table(clients)])
         parts.extend(Text(f"· {figures.line(text)}", style="dim", overflow="ellipsis", no_wrap=True) for text in notes)
+        if waiting:
+            parts.append(Text(f"waiting for {figures.line(waiting)}", overflow="ellipsis", no_wrap=True))
         return Group(*parts)
+
+    def _measure(self, rank: int, round: int, metrics: Values) -> None:
+        with self._lock:
+            if metrics and rank >= self._measured[0]:
+                self._measured = (rank, round, metrics)
 
 
 def _heading(round: int, clients: Mapping[ClientId, tuple[State, str]]) -> Text:

@@ -142,9 +142,11 @@ def _short(digest: str) -> Html:
 
 def _learning(history: Sequence[RoundRecord]) -> Iterable[Html]:
     """The curves: of the model, of the model on the clients' data where that differs, and of local training."""
+    metrics, federated = [record.metrics for record in history], [record.federated for record in history]
+    where = "held-out data of all clients together" if metrics == federated else "server’s test set"
     groups = (
-        ("Learning curve", "The model after each round.", [record.metrics for record in history]),
-        ("On the clients’ own held-out data", "Merged over all clients.", [record.federated for record in history]),
+        ("Learning curve", f"The model after each round, on the {where}.", metrics),
+        ("On the clients’ own held-out data", "Merged over all clients.", federated),
         ("During local training", "Over the clients that were accepted.", [record.training for record in history]),
     )
     seen: list[Sequence[Values]] = []

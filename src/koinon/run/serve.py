@@ -23,7 +23,7 @@ from koinon.protocol.events import (
     Stream,
     Tick,
 )
-from koinon.protocol.messages import Chunk, FromNode, Goodbye, Ready, Welcome
+from koinon.protocol.messages import Chunk, FromNode, Goodbye, Leave, Ready, Welcome
 from koinon.protocol.session import waiting_for
 from koinon.run import checkpoint
 from koinon.run.coordinator import Coordinator, Job, Out, Seal
@@ -36,6 +36,9 @@ from koinon.wire.connection import Connection
 
 TICK_S = 1.0
 """Seconds between the ticks that tell the protocol the time."""
+
+FAREWELL_S = 2.0
+"""Seconds in which nodes are told that the server stops."""
 
 RETRY_S = 5.0
 """Seconds before a round is added up again after the disk was full or broken."""
@@ -62,7 +65,9 @@ class Server:
         self._linger_s = linger_s
         self._links: dict[ClientId, _Link] = {}
         self._work: set[asyncio.Task[None]] = set()
+        self._finished: list[Event] = []
         self._stopping = asyncio.Event()
+        self._fault: BaseException | None = None
         self._waiting = ""
 
     async def handle(self, connection: Connection, applicant: Applicant) -> None:
@@ -71,6 +76,9 @@ class Server:
         if name is None:
             return
         ready = await connection.receive()
+        if isinstance(ready, Leave):
+            log("{node} left: {reason}", node=name, reason=ready.reason)
+            return
         if not isinstance(ready, Ready):
             raise ProtocolViolation(f"{name} sent {type(ready).__name__} where Ready is due")
         if name in self._links:  # came in while this one was being welcomed
@@ -99,20 +107,20 @@ class Server:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
         self._do(self.coordinator.unfinished)
-        ended_at: float | None = None
+        over_at: float | None = None
         while not self._stopping.is_set():
             self._event(Tick(loop.time()))
             self._cut_revoked()
             self._tell_waiting()
             if self.coordinator.state.status != "running":
-                ended_at = ended_at or loop.time()
-                if not self._waiting or loop.time() - ended_at > self._linger_s:
-                    break
+                over_at = over_at or loop.time()
+                if loop.time() - over_at > self._linger_s:
+                    self.stop()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), TICK_S if self._links or not ended_at else TICK_S / 4)
-        for link in self._links.values():
-            link.outbox.put(Goodbye("the server stops", final=self.coordinator.state.status != "running"))
-        await asyncio.gather(*self._work, return_exceptions=True)
+                await asyncio.wait_for(self._stopping.wait(), TICK_S)
+        await self._say_goodbye()
+        if self._fault is not None:
+            raise self._fault
 
     def stop(self) -> None:
         """End soon; an unfinished run goes on when the server is started again."""
@@ -194,17 +202,18 @@ class Server:
     def _count(self, name: ClientId, connection: Connection, up: int, down: int) -> None:
         self.coordinator.count(name, connection.bytes_in - up, connection.bytes_out - down)
 
-    def _event(self, event: Event) -> None:
-        """Take an event through the protocol. What cannot be made durable has not happened: the node tries again."""
+    def _event(self, *events: Event) -> None:
+        """Take events through the protocol. What cannot be made durable has not happened: the nodes try again."""
         try:
-            self._do(self.coordinator.handle(event))
+            self._do(self.coordinator.handle(*events))
+            self._stop_when_over()
         except Unavailable as error:
             log("not durable, so not done: {reason}", logging.ERROR, reason=str(error))
-            node = getattr(event, "node", None)
-            if node in self._links:
-                self._links[node].outbox.put(Goodbye("the server's disk is full or broken", final=False))
-            elif isinstance(event, Closed):
-                self._start(self._again(event))
+            for event in events:
+                if isinstance(event, Closed):
+                    self._start(self._again(event))
+                elif node := getattr(event, "node", None):
+                    self._put_goodbye(node)
 
     def _do(self, outs: Sequence[Out]) -> None:
         for out in outs:
@@ -232,7 +241,14 @@ class Server:
     def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._work.add(task)
-        task.add_done_callback(self._work.discard)
+        task.add_done_callback(self._worked)
+
+    def _worked(self, task: "asyncio.Task[None]") -> None:
+        """A fault that nobody foresaw ends the server with its words; a round that waits for it would wait forever."""
+        self._work.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._fault = fault
+            self.stop()
 
     async def _job(self, job: Job) -> None:
         try:
@@ -248,27 +264,49 @@ class Server:
             return
         if isinstance(job, Seal):
             reach("server before acknowledgement")
-        self._event(event)
+        self._finished.append(event)
+        if len(self._finished) == 1:  # what others have finished by the loop's next turn goes into one transaction
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        events, self._finished = self._finished, []
+        self._event(*events)
 
     async def _again(self, event: Event) -> None:
         await asyncio.sleep(RETRY_S)
         self._event(event)
+
+    async def _say_goodbye(self) -> None:
+        """Send everyone away, and leave what has not been done to the next start."""
+        for task in self._work:
+            task.cancel()
+        for link in self._links.values():
+            link.outbox.put(Goodbye("the server stops", final=self.coordinator.state.status != "running"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                while self._links:
+                    await asyncio.sleep(0.02)
 
     def _put_goodbye(self, node: ClientId) -> None:
         if (link := self._links.get(node)) is not None:
             link.outbox.put(Goodbye("the server's disk is full or broken", final=False))
 
     def _cut_revoked(self) -> None:
-        for link in self._links.values():
+        for name, link in self._links.items():
             if not self._roster.allowed(link.connection.peer):
                 link.outbox.put(Goodbye("this identity was revoked", final=True))
+                self._event(Received(name, Leave("its identity was revoked")))
+
+    def _stop_when_over(self) -> None:
+        state = self.coordinator.state
+        if state.status != "running" and not waiting_for(self.coordinator.terms, state):
+            self.stop()
 
     def _tell_waiting(self) -> None:
+        """Say what has held the run up since the last tick."""
         waiting = waiting_for(self.coordinator.terms, self.coordinator.state)
-        if waiting != self._waiting:
-            self._waiting = waiting
-            if waiting and self.coordinator.state.round is None:
-                self.coordinator.progress.note(f"waiting for {waiting}")
+        self.coordinator.progress.waiting(waiting if waiting == self._waiting else "")
+        self._waiting = waiting
 
 
 def _from_node(message: object) -> FromNode:

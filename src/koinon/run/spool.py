@@ -5,15 +5,17 @@ a cut connection or a killed server loses at most the piece in flight. An update
 size; it is believed when its digest is right, its values are finite, and the file is on disk.
 """
 
+import contextlib
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from koinon.core.errors import ProtocolViolation
+from koinon.core.errors import ProtocolViolation, Unavailable
 from koinon.core.types import ClientId
 from koinon.protocol.messages import Blob, Chunk
 from koinon.run.checkpoint import read_span, sync_folder
@@ -24,10 +26,19 @@ FINITE_BLOCK = 1 << 20
 
 
 @dataclass
-class _Arriving:
-    path: Path
+class Arriving:
+    """An update on its way.
+
+    Attributes:
+        received: How many of its bytes are written.
+        over: Whether its round has closed, so that the bytes that are still on their way mean nothing.
+    """
+
+    round: int
     blob: Blob
+    path: Path
     received: int
+    over: bool = False
 
 
 class Spool:
@@ -45,7 +56,7 @@ class Spool:
         self._codec = codec
         self._length = length
         self._most_bytes = most_bytes
-        self._arriving: dict[ClientId, _Arriving] = {}
+        self._arriving: dict[ClientId, Arriving] = {}
 
     def path(self, round: int, node: ClientId, digest: str) -> Path:
         """Where a node's update for a round is."""
@@ -56,52 +67,65 @@ class Spool:
 
         Raises:
             ProtocolViolation: if it is larger than any update can be.
+            Unavailable: if the disk is full or broken.
         """
         if blob.size > self._most_bytes:
             raise ProtocolViolation(f"{node} offers {blob.size} bytes; an update has at most {self._most_bytes}")
         path = self.path(round, node, blob.digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        received = path.stat().st_size
-        if received > blob.size:
-            os.truncate(path, 0)
-            received = 0
-        self._arriving[node] = _Arriving(path, blob, received)
+        with _on_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            received = path.stat().st_size
+            if received > blob.size:
+                os.truncate(path, 0)
+                received = 0
+        if received < blob.size:
+            self._arriving[node] = Arriving(round, blob, path, received)
+        else:
+            self._arriving.pop(node, None)
         return received
 
-    def write(self, node: ClientId, chunk: Chunk) -> bool:
-        """Append a chunk; returns whether the update is complete now.
+    def expects(self, node: ClientId, blob: Blob) -> bool:
+        """Whether this update is on its way already."""
+        arriving = self._arriving.get(node)
+        return arriving is not None and arriving.blob == blob and not arriving.over
+
+    def write(self, node: ClientId, chunk: Chunk) -> Arriving | None:
+        """Append a chunk; returns the update when it is complete now. What comes after its round closed is dropped.
 
         Raises:
             ProtocolViolation: if it was not expected, or is not the next one.
+            Unavailable: if the disk is full or broken; `forget` it, and `expect` it anew.
         """
         arriving = self._arriving.get(node)
         if arriving is None or arriving.blob.digest != chunk.digest:
             raise ProtocolViolation(f"{node} sends a chunk of an update that was not expected")
+        if arriving.over:
+            return None
         if chunk.offset != arriving.received:
             raise ProtocolViolation(f"{node} sends bytes from {chunk.offset}, {arriving.received} would be next")
         if arriving.received + len(chunk.data) > arriving.blob.size or not chunk.data:
             raise ProtocolViolation(f"{node} sends more bytes than it offered, or none")
-        with arriving.path.open("ab", buffering=0) as file:
-            file.write(chunk.data)
+        with _on_disk(arriving.path):
+            self._append(arriving.path, chunk.data)
         arriving.received += len(chunk.data)
-        return arriving.received == arriving.blob.size
+        if arriving.received < arriving.blob.size:
+            return None
+        return self._arriving.pop(node)
 
-    def complete(self, node: ClientId) -> bool:
-        """Whether all bytes of the expected update are there."""
-        arriving = self._arriving.get(node)
-        return arriving is not None and arriving.received == arriving.blob.size
-
-    def seal(self, node: ClientId) -> str | None:
+    def seal(self, round: int, node: ClientId, blob: Blob) -> str | None:
         """Check a complete update and make it durable; returns what is wrong with it, or None."""
-        arriving = self._arriving.pop(node)
-        fault = self._fault(arriving)
-        if fault is not None:
-            arriving.path.unlink()
-            return fault
-        with arriving.path.open("rb") as file:
-            os.fsync(file.fileno())
-        sync_folder(arriving.path.parent)
+        path = self.path(round, node, blob.digest)
+        try:
+            fault = self._fault(path, blob)
+            if fault is not None:
+                path.unlink()
+                return fault
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            sync_folder(path.parent)
+        except FileNotFoundError:
+            return f"round {round} has closed without it"
         return None
 
     def forget(self, node: ClientId) -> None:
@@ -113,14 +137,20 @@ class Spool:
         for folder in self._folder.glob("round-*"):
             if int(folder.name.partition("-")[2]) <= through:
                 shutil.rmtree(folder)
+        for arriving in self._arriving.values():
+            arriving.over |= arriving.round <= through
 
-    def _fault(self, arriving: _Arriving) -> str | None:
+    def _append(self, path: Path, data: bytes) -> None:
+        with path.open("ab") as file:
+            file.write(data)
+
+    def _fault(self, path: Path, blob: Blob) -> str | None:
         hasher = hashlib.sha256()
-        for piece in read_span(arriving.path, 0, arriving.blob.size):
+        for piece in read_span(path, 0, blob.size):
             hasher.update(piece)
-        if hasher.hexdigest() != arriving.blob.digest:
+        if hasher.hexdigest() != blob.digest:
             return "the update's bytes do not have the offered digest"
-        encoded = OnDisk(arriving.path)
+        encoded = OnDisk(path)
         try:
             for start in range(0, self._length, FINITE_BLOCK):
                 stop = min(start + FINITE_BLOCK, self._length)
@@ -130,3 +160,11 @@ class Spool:
         except ValueError as error:
             return f"the update cannot be decoded: {error}"
         return None
+
+
+@contextlib.contextmanager
+def _on_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"cannot write {path}: {error.strerror}") from error

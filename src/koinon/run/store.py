@@ -12,13 +12,15 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias, TypeVar, assert_never
 
 import msgspec
 
 from koinon.core.errors import Unavailable, VerificationFailed
 from koinon.core.statistics import Metrics, Statistic, merge, values
-from koinon.core.types import ClientId
+from koinon.core.types import ClientId, canonical
 from koinon.protocol.events import HandedOver, Record, RoundExtended, RoundOpened, RunEnded, Settled
 from koinon.protocol.messages import Offer
 from koinon.run import audit
@@ -39,7 +41,22 @@ CREATE TABLE IF NOT EXISTS evaluations (
 CREATE TABLE IF NOT EXISTS handed_over (node TEXT PRIMARY KEY) STRICT;
 """
 
+_T = TypeVar("_T")
+
 OpenRound = tuple[RoundOpened, tuple[RoundExtended, ...], tuple[Settled, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Record: how the model after `round` did on a node's own held-out data; 0 is the initial model."""
+
+    round: int
+    node: ClientId
+    metrics: Metrics
+
+
+Durable: TypeAlias = Record | RoundRecord | Evaluated
+"""What is made durable; the checkpoint of a `RoundRecord` must be on the disk before it."""
 
 
 class Store:
@@ -78,37 +95,23 @@ class Store:
     def info(self) -> RunInfo | None:
         """What the run is, or None when it has not begun."""
         row = self._database.execute("SELECT info FROM run").fetchone()
-        return msgspec.json.decode(row[0], type=RunInfo) if row else None
+        return _parsed(row[0], type=RunInfo) if row else None
 
-    def persist(self, record: Record) -> None:
-        """Make a record of the protocol durable.
+    def persist(self, *records: Durable) -> None:
+        """Make records durable, all of them or none: one transaction, however many they are.
 
         Raises:
             Unavailable: if the disk is full or broken.
         """
+        if not records:
+            return
         with self._transaction():
-            match record:
-                case RoundOpened():
-                    self._execute(
-                        "INSERT OR IGNORE INTO rounds (round, opened) VALUES (?, ?)", record.round, _json(record)
-                    )
-                case RoundExtended():
-                    self._extend(record)
-                case Settled():
-                    self._settle(record)
-                case HandedOver():
-                    self._execute("INSERT OR IGNORE INTO handed_over VALUES (?)", record.node)
-                case RunEnded():
-                    self._update_info(status=record.status)
-            audit.append(self._database, type(record).__name__, _summary(record))
+            for record in records:
+                self._persist(record)
 
     def close_round(self, record: RoundRecord) -> None:
         """Record a closed round: its checkpoint must be durable already."""
-        text = _json(record)
-        with self._transaction():
-            self._execute("UPDATE rounds SET record = ? WHERE round = ?", text, record.round)
-            fields = {"round": record.round, "model": record.digest, "record": _hash(text)}
-            audit.append(self._database, "RoundClosed", fields)
+        self.persist(record)
 
     def note(self, event: str, **fields: object) -> None:
         """Write something that happened into the audit log."""
@@ -118,11 +121,7 @@ class Store:
     def evaluated(self, round: int, node: ClientId, metrics: Metrics) -> None:
         """Record how the model after `round` did on a node's own held-out data; 0 is the initial model."""
         if metrics:
-            text = _json(metrics)
-            with self._transaction():
-                self._execute("INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?)", round, node, text)
-                fields = {"round": round, "node": node, "metrics": _hash(text)}
-                audit.append(self._database, "Evaluated", fields)
+            self.persist(Evaluated(round, node, metrics))
 
     def completed(self) -> int:
         """How many rounds are closed."""
@@ -134,8 +133,8 @@ class Store:
         row = self._database.execute("SELECT opened, extended FROM rounds WHERE record IS NULL").fetchone()
         if row is None:
             return None
-        opened = msgspec.json.decode(row[0], type=RoundOpened)
-        extended = msgspec.json.decode(row[1], type=tuple[RoundExtended, ...])
+        opened = _parsed(row[0], type=RoundOpened)
+        extended = _parsed(row[1], type=tuple[RoundExtended, ...])
         return opened, extended, self.settled(opened.round)
 
     def settled(self, round: int) -> tuple[Settled, ...]:
@@ -149,7 +148,7 @@ class Store:
     def history(self) -> list[RoundRecord]:
         """The closed rounds in order, each with what nodes said of its model later."""
         rows = self._database.execute("SELECT record FROM rounds WHERE record IS NOT NULL ORDER BY round")
-        records = [msgspec.json.decode(row[0], type=RoundRecord) for row in rows.fetchall()]
+        records = [_parsed(row[0], type=RoundRecord) for row in rows.fetchall()]
         return [self._with_evaluations(record) for record in records]
 
     def nodes(self) -> dict[ClientId, bool]:
@@ -159,7 +158,7 @@ class Store:
             nodes.update(json.loads(opened)["cohort"])
             nodes.update(node for extension in json.loads(extended) for node in extension["added"])
         holding = {row[0] for row in self._database.execute("SELECT node FROM handed_over")}
-        return {node: node in holding for node in nodes}
+        return {node: node in holding for node in canonical(nodes)}
 
     def checkpoint(self, round: int) -> Path:
         """Where the server's state after a round is; 0 is the state before the first."""
@@ -178,33 +177,58 @@ class Store:
             VerificationFailed: naming the first thing that does not agree.
         """
         entries = audit.verify(self._database)
-        self._agree(
-            "SELECT 'round ' || round, record FROM rounds WHERE record IS NOT NULL",
-            "SELECT 'round ' || (fields ->> 'round'), fields ->> 'record' FROM audit WHERE event = 'RoundClosed'",
-        )
-        self._agree(
-            "SELECT 'the evaluation of round ' || round || ' by ' || node, metrics FROM evaluations",
-            "SELECT 'the evaluation of round ' || (fields ->> 'round') || ' by ' || (fields ->> 'node'), "
-            "fields ->> 'metrics' FROM audit WHERE event = 'Evaluated' ORDER BY number",
-        )
-        self._agree(
-            "SELECT 'the part of ' || node || ' in round ' || round, outcome || reason FROM parts",
-            "SELECT 'the part of ' || (fields ->> 'node') || ' in round ' || (fields ->> 'round'), "
-            "(fields ->> 'outcome') || (fields ->> 'reason') FROM audit WHERE event = 'Settled' ORDER BY number DESC",
-            hashed=False,
-        )
-        return entries
-
-    def _agree(self, table: str, log: str, hashed: bool = True) -> None:
-        present = {what: _hash(text) if hashed else text for what, text in self._database.execute(table)}
-        logged = dict(self._database.execute(log).fetchall())
+        present, logged = self._present(), self._logged()
         for what in sorted(present.keys() | logged.keys()):
             if present.get(what) != logged.get(what):
                 raise VerificationFailed(f"{what} differs from what the audit log says of it")
+        return entries
+
+    def _present(self) -> dict[str, object]:
+        """What the tables say."""
+        found: dict[str, object] = {}
+        for (info,) in self._database.execute("SELECT info FROM run"):
+            found["what the run is"] = json.loads(info)
+        for round, opened, extended, record in self._database.execute("SELECT * FROM rounds"):
+            found[f"the opening of round {round}"] = [json.loads(opened), *json.loads(extended)]
+            if record is not None:
+                found[f"the record of round {round}"] = _hash(record)
+        for round, node, outcome, reason, offer in self._database.execute("SELECT * FROM parts"):
+            found[f"the part of {node} in round {round}"] = [outcome, reason, None if offer is None else _hash(offer)]
+        for round, node, metrics in self._database.execute("SELECT * FROM evaluations"):
+            found[f"the evaluation of round {round} by {node}"] = _hash(metrics)
+        for (node,) in self._database.execute("SELECT node FROM handed_over"):
+            found[f"the handing over to {node}"] = True
+        return found
+
+    def _logged(self) -> dict[str, object]:
+        """What the tables must say, by the audit log; it may hold a record twice, and then the first counts."""
+        found: dict[str, Any] = {}
+        for event, text in self._database.execute("SELECT event, fields FROM audit ORDER BY number"):
+            fields = json.loads(text)
+            round, node = fields.get("round"), fields.get("node")
+            match event:
+                case "run begun":
+                    found["what the run is"] = fields
+                case "RunEnded":
+                    found["what the run is"]["status"] = fields["status"]
+                case "RoundOpened":
+                    found.setdefault(f"the opening of round {round}", [fields])
+                case "RoundExtended":
+                    found[f"the opening of round {round}"].append(fields)
+                case "RoundClosed":
+                    found[f"the record of round {round}"] = fields["record"]
+                case "Settled":
+                    part = [fields["outcome"], fields["reason"], fields.get("offer")]
+                    found.setdefault(f"the part of {node} in round {round}", part)
+                case "Evaluated":
+                    found[f"the evaluation of round {round} by {node}"] = fields["metrics"]
+                case "HandedOver":
+                    found[f"the handing over to {node}"] = True
+        return found
 
     def _with_evaluations(self, record: RoundRecord) -> RoundRecord:
         rows = self._database.execute("SELECT node, metrics FROM evaluations WHERE round = ?", (record.round,))
-        by_client = {node: msgspec.json.decode(metrics, type=dict[str, Statistic]) for node, metrics in rows}
+        by_client = {node: _parsed(metrics, type=dict[str, Statistic]) for node, metrics in rows}
         if not by_client:
             return record
         federated = values(merge(by_client.values()))
@@ -214,6 +238,40 @@ class Store:
             federated=federated,
             by_client={node: values(metrics) for node, metrics in by_client.items()},
         )
+
+    def _persist(self, record: Durable) -> None:
+        match record:
+            case RoundRecord():
+                self._close(record)
+                return
+            case Evaluated():
+                self._evaluate(record)
+                return
+            case RoundOpened():
+                self._execute("INSERT OR IGNORE INTO rounds (round, opened) VALUES (?, ?)", record.round, _json(record))
+            case RoundExtended():
+                self._extend(record)
+            case Settled():
+                self._settle(record)
+            case HandedOver():
+                self._execute("INSERT OR IGNORE INTO handed_over VALUES (?)", record.node)
+            case RunEnded():
+                self._update_info(status=record.status)
+            case _:
+                assert_never(record)
+        audit.append(self._database, type(record).__name__, _summary(record))
+
+    def _close(self, record: RoundRecord) -> None:
+        text = _json(record)
+        self._execute("UPDATE rounds SET record = ? WHERE round = ?", text, record.round)
+        fields = {"round": record.round, "model": record.digest, "record": _hash(text)}
+        audit.append(self._database, "RoundClosed", fields)
+
+    def _evaluate(self, record: Evaluated) -> None:
+        text = _json(record.metrics)
+        self._execute("INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?)", record.round, record.node, text)
+        fields = {"round": record.round, "node": record.node, "metrics": _hash(text)}
+        audit.append(self._database, "Evaluated", fields)
 
     def _extend(self, record: RoundExtended) -> None:
         (text,) = self._database.execute("SELECT extended FROM rounds WHERE round = ?", (record.round,)).fetchone()
@@ -239,26 +297,33 @@ class Store:
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._database.execute("COMMIT")
             except BaseException:
-                self._database.execute("ROLLBACK")
+                if self._database.in_transaction:  # a full disk may have ended it already
+                    self._database.execute("ROLLBACK")
                 raise
-            self._database.execute("COMMIT")
         except sqlite3.OperationalError as error:
             raise Unavailable(f"cannot write to the run's store in {self.folder}: {error}") from error
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _hash(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
 def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
+    """As JSON, with NaN and Infinity for metrics that have no value, which msgspec would write as null."""
+    return json.dumps(msgspec.to_builtins(value), separators=(",", ":"))
+
+
+def _parsed(text: str, type: type[_T]) -> _T:
+    return msgspec.convert(json.loads(text), type)
 
 
 def _summary(record: Record) -> Mapping[str, object]:
     fields = dict(msgspec.to_builtins(record))
     fields.pop("message", None)
-    if (offer := fields.pop("offer", None)) is not None:
-        fields["update"] = offer["update"]["digest"]
-        fields["weight"] = offer["weight"]
+    if isinstance(record, Settled) and record.offer is not None:
+        fields["update"] = record.offer.update.digest
+        fields["weight"] = record.offer.weight
+        fields["offer"] = _hash(msgspec.msgpack.encode(record.offer))
     return fields

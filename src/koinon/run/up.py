@@ -15,6 +15,7 @@ from koinon.core.errors import Unavailable
 from koinon.core.types import ClientId
 from koinon.run.host import Home
 from koinon.run.roster import Roster
+from koinon.run.store import Store
 from koinon.wire.certificates import make_authority
 from koinon.wire.identity import key_text
 
@@ -41,6 +42,7 @@ class Trial:
         self._port = _free_port()
         self._processes: dict[ClientId, subprocess.Popen[bytes]] = {}
         self.server: subprocess.Popen[bytes] | None = None
+        self._store: Store | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self._key = key_text(self._home.own_identity().key)
         self._authority = make_authority(self._home.authority).authority
@@ -52,6 +54,8 @@ class Trial:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._store is not None:
+            self._store.close()
         for process in [self.server, *self._processes.values()]:
             if process is not None and process.poll() is None:
                 process.terminate()
@@ -94,6 +98,12 @@ class Trial:
         """A node's process."""
         return self._processes[name]
 
+    def completed(self) -> int:
+        """Rounds closed so far, from the run's store: it answers while the server is dead, too."""
+        if self._store is None and (self.folder / "checkpoints" / "round-000000.safetensors").exists():
+            self._store = Store(self.folder)
+        return 0 if self._store is None else self._store.completed()
+
     def wait(self) -> int:
         """Wait for the server to end, then for the nodes; the server's exit code.
 
@@ -102,7 +112,7 @@ class Trial:
         """
         assert self.server is not None
         while self.server.poll() is None:
-            self._check_nodes()
+            self.check()
             time.sleep(0.2)
         deadline = time.monotonic() + FAREWELL_S
         for process in self._processes.values():
@@ -110,17 +120,23 @@ class Trial:
                 process.wait(max(0.1, deadline - time.monotonic()))
         return self.server.returncode
 
+    def check(self) -> None:
+        """Nothing, as long as no node has ended with an error; one that was killed has not.
+
+        Raises:
+            Unavailable: if one has; its last words are in the message.
+        """
+        for name, process in self._processes.items():
+            if process.poll() not in (None, 0, -signal.SIGKILL):
+                words = self.log(name).read_text(errors="replace").strip().splitlines()
+                last = words[-1].removeprefix("error: ") if words else "without a word"
+                raise Unavailable(f"node {name} ended early: {last}")
+
     def interrupt(self) -> None:
         """Ask the server to stop; the run can be gone on with."""
         if self.server is not None and self.server.poll() is None:
             self.server.send_signal(signal.SIGINT)
             self.server.wait()
-
-    def _check_nodes(self) -> None:
-        for name, process in self._processes.items():
-            if process.poll() not in (None, 0, -signal.SIGKILL):
-                words = self.log(name).read_text(errors="replace").strip().splitlines()
-                raise Unavailable(f"node {name} ended early: {words[-1] if words else 'without a word'}")
 
     def _node_home(self, name: ClientId) -> Home:
         return Home(self.folder / "nodes" / name)

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from koinon.core.errors import Unavailable
+from koinon.core.types import ClientId
 from koinon.protocol.messages import Blob
-from koinon.protocol.node import Entry
 from koinon.run.journal import Journal
 from koinon.run.spool import Spool
 from koinon.run.store import Store
@@ -92,6 +92,14 @@ class FaultySpool(Spool):
         super().__init__(folder, codec, length, most_bytes)
         self.disk = disk
 
+    def _append(self, path: Path, data: bytes) -> None:
+        self.disk.append(path, data)
+
+    def seal(self, round: int, node: ClientId, blob: Blob) -> str | None:
+        """Make an update durable."""
+        with self.disk.writing():
+            return super().seal(round, node, blob)
+
 
 class FaultyJournal(Journal):
     """A journal on such a disk."""
@@ -100,13 +108,13 @@ class FaultyJournal(Journal):
         self.disk = disk
         super().__init__(folder)
 
-    def remember(self, round: int, entry: Entry) -> None:
-        """Write an entry."""
-        try:
-            with self.disk.writing():
-                super().remember(round, entry)
-        except OSError as error:
-            raise Unavailable(f"cannot write to the node's journal: {error}") from error
+    @contextlib.contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        with super()._on_disk(), self.disk.writing():
+            yield
+
+    def _append(self, path: Path, data: bytes) -> None:
+        self.disk.append(path, data)
 
     def keep(self, round: int, encoded: bytes | memoryview, state: Mapping[str, torch.Tensor]) -> Blob:
         """Write an update."""

@@ -8,6 +8,7 @@ event an observer compares what was promised with what is durable (`koinon.testi
 """
 
 import argparse
+import logging
 import random
 import sys
 import tempfile
@@ -25,7 +26,8 @@ from koinon.testing.process import Parts
 from koinon.testing.world import World
 
 BATCH = 50
-_MEMORY = Path("/dev/shm")  # noqa: S108 - a disk whose syncs cost nothing, where there is one
+_MEMORY = Path("/dev/shm")
+"""A disk whose syncs cost nothing, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,15 @@ def replay_command(seed: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 1 when an invariant does not hold."""
-    parser = argparse.ArgumentParser(prog="python -m koinon.testing.faults", description="Simulate faults, seed by seed.")
+    parser = argparse.ArgumentParser(
+        prog="python -m koinon.testing.faults", description="Simulate faults, seed by seed."
+    )
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds (default 1000)")
     parser.add_argument("--start", type=int, default=0, help="the first seed (default 0)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--replay", type=int, metavar="SEED", help="simulate one seed and print what happens")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    _prepare()
     try:
         if options.replay is not None:
             print(simulate_faults(options.replay, trace=print))
@@ -108,7 +112,7 @@ def _many(seeds: range, jobs: int) -> None:
     faults: Counter[str] = Counter()
     ends: Counter[str] = Counter()
     done = events = 0
-    with ProcessPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(jobs, initializer=_prepare) as pool:
         batches = [seeds[first : first + BATCH] for first in range(0, len(seeds), BATCH)]
         try:
             for outcomes in pool.map(_batch, batches):
@@ -123,6 +127,12 @@ def _many(seeds: range, jobs: int) -> None:
             pool.shutdown(cancel_futures=True)
             raise
     print("\n".join(_table(done, events, ends, faults)))
+
+
+def _prepare() -> None:
+    """One thread, and no log: failures of training are part of the plan."""
+    torch.set_num_threads(1)
+    logging.getLogger("koinon").setLevel(logging.CRITICAL)
 
 
 def _batch(seeds: Sequence[int]) -> list[Outcome]:

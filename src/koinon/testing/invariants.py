@@ -109,7 +109,7 @@ class Observer:
     def worked(self, job: Job, event: Event, coordinator: Coordinator) -> None:
         """The server has done a job."""
         if isinstance(job, Seal) and isinstance(event, Arrived) and event.fault is None:
-            self.sealed.add(coordinator.spool.path(job.round, job.node, job.digest))
+            self.sealed.add(coordinator.spool.path(job.round, job.node, job.update.digest))
 
     def server_does(self, out: Out) -> None:
         """The server is about to do something that others can see."""
@@ -157,6 +157,17 @@ class Observer:
         rounds = msgspec.json.decode(info[0][0])["rounds"]
         require(self.completed <= rounds, f"round {self.completed} of {rounds} is closed")
         require(status != "finished" or self.completed == rounds, f"finished after {self.completed} of {rounds} rounds")
+
+    def look_back(self) -> None:
+        """What must be on the disk when nothing moves any more, beside what must be there always."""
+        evaluated = set(self._rows("SELECT round, node FROM evaluations"))
+        for (round, node), (outcome, _) in self._settled.items():
+            held = outcome != "accepted" or (round - 1, node) in evaluated
+            require(held, f"what {node} said of the model after round {round - 1} is lost")
+        for (node,) in self._rows("SELECT node FROM handed_over"):
+            require((self.completed, node) in evaluated, f"what {node} said of the final model is lost")
+        left = [path.name for path in (self.run / "spool").glob("round-*") if int(path.name[6:]) <= self.completed]
+        require(not left, f"the spool still has {left} after {self.completed} rounds")
 
     def _look_at_parts(self) -> None:
         present = {

@@ -3,7 +3,7 @@
 import heapq
 import itertools
 import random
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
@@ -72,6 +72,7 @@ class Link:
         self._clock, self._rng, self._weather, self._faults = clock, rng, weather, faults
         self._ends: dict[Side, Listener | None] = {"node": None, "server": None}
         self._latest: dict[Side, float] = defaultdict(float)
+        self._waiting: dict[Side, deque[bytes | None]] = defaultdict(deque)
         self._severed = False
 
     def attach(self, side: Side, listener: Listener) -> None:
@@ -90,7 +91,7 @@ class Link:
             self._carry(to, frame)
             self._carry(to, frame)
         elif kind == "overtaken":
-            self._deliver(to, frame, self._clock.now + 3 * self._weather.latency_s)
+            self._clock.at(self._clock.now + 3 * self._weather.latency_s, lambda: self._deliver(to, frame))
         elif kind == "damaged":
             damaged = bytearray(frame)
             damaged[self._rng.randrange(len(damaged))] ^= 1 << self._rng.randrange(8)
@@ -111,22 +112,24 @@ class Link:
     def _carry(self, to: Side, frame: bytes | None) -> None:
         longest = self._weather.latency_s * (6 if self.node in self._weather.slow else 1)
         self._latest[to] = max(self._latest[to], self._clock.now + self._rng.uniform(0.1, 1.0) * longest)
-        self._deliver(to, frame, self._latest[to])
+        self._waiting[to].append(frame)
+        self._clock.at(self._latest[to], lambda: self._next(to))
 
-    def _deliver(self, to: Side, frame: bytes | None, time: float) -> None:
-        def deliver() -> None:
-            until = self._weather.unreachable.get(self.node, 0.0)
-            if self._severed:
-                return
-            if self._clock.now < until:
-                self._latest[to] = max(self._latest[to], until)
-                self._deliver(to, frame, until)
-            elif frame is None:
-                self._end(to)
-            elif (listener := self._ends[to]) is not None:
-                listener.arrived(self, frame)
+    def _next(self, to: Side) -> None:
+        """Deliver the oldest frame that waits; behind a partition it waits until that ends."""
+        until = self._weather.unreachable.get(self.node, 0.0)
+        if self._clock.now < until:
+            self._clock.at(until, lambda: self._next(to))
+        else:
+            self._deliver(to, self._waiting[to].popleft())
 
-        self._clock.at(time, deliver)
+    def _deliver(self, to: Side, frame: bytes | None) -> None:
+        if self._severed:
+            return
+        if frame is None:
+            self._end(to)
+        elif (listener := self._ends[to]) is not None:
+            listener.arrived(self, frame)
 
     def _end(self, side: Side) -> None:
         if (listener := self._ends[side]) is not None:

@@ -1,20 +1,19 @@
 """A node's process in the simulated world: what `koinon join` does, without sockets and threads."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 
 from koinon.core.errors import KoinonError, ProtocolViolation, Unavailable
 from koinon.data.dataset import DataSet
 from koinon.federation import Federation
 from koinon.protocol.messages import Chunk, FromServer, Goodbye, Heartbeat, Leave, Message, Offer, Ready, Welcome
 from koinon.protocol.node import Evaluate, Event, Lost, Quit, Received, Say, Train, Upload
-from koinon.run.checkpoint import read_span
 from koinon.run.participant import Job, Out, Participant
 from koinon.run.policy import Policy
 from koinon.testing.disk import Disk
 from koinon.testing.network import Link
-from koinon.testing.process import CERTIFICATE, CHUNK, DEFINITION, SERVER, Process, Surroundings, identity, tear
+from koinon.testing.outbox import Outbox, chunks
+from koinon.testing.process import CERTIFICATE, DEFINITION, SERVER, Process, Surroundings, identity, tear
 from koinon.wire import channel
 from koinon.wire.channel import Channel
 
@@ -35,7 +34,7 @@ class Caller(Process):
         self._link: Link | None = None
         self._greeting = b""
         self._channel: Channel | None = None
-        self._welcome: Welcome | None = None
+        self._outbox: Outbox | None = None
         self._heard = 0.0
         self._wait = 0.5
 
@@ -98,10 +97,10 @@ class Caller(Process):
                 link.send("server", proof)
                 return
             message = self._channel.open(frame)
-            if self._welcome is not None:
+            if self._outbox is not None:
                 self._told(message)  # type: ignore[arg-type]  # the channel decodes nothing else
             elif isinstance(message, Welcome):
-                self._welcome, self._wait = message, 0.5
+                self._outbox, self._wait = Outbox(self, self._transmit), 0.5
                 self._welcomed(message)
             else:
                 self._cut()
@@ -114,15 +113,23 @@ class Caller(Process):
             self._cut()
 
     def _say(self, message: Message) -> None:
-        if self._link is not None and self._channel is not None and self._welcome is not None:
-            self._link.send("server", bytes(self._channel.seal(message)))
+        if self._outbox is not None:
+            self._outbox.put([message])
+
+    def _transmit(self, message: Message) -> None:
+        assert self._link is not None and self._channel is not None
+        if isinstance(message, Chunk):
+            self.around.observer.uploaded(self.name, message)
+        self._link.send("server", bytes(self._channel.seal(message)))
 
     def _cut(self) -> None:
         if self._link is None:
             return
         self._link.close("node")
-        connected = self._welcome is not None
-        self._link = self._channel = self._welcome = None
+        connected = self._outbox is not None
+        if self._outbox is not None:
+            self._outbox.close()
+        self._link = self._channel = self._outbox = None
         if connected:
             self._lost()
         if self.alive:
@@ -132,7 +139,7 @@ class Caller(Process):
         if self._link is not None and self.around.clock.now - self._heard > PATIENCE_S:
             self._cut()
         self._say(Heartbeat())
-        self.after(PATIENCE_S / 2.5, self._beat)
+        self.after(PATIENCE_S / 2, self._beat)
 
 
 class NodeProcess(Caller):
@@ -158,8 +165,6 @@ class NodeProcess(Caller):
         self._progressed = progressed
         self._journal = around.parts.journal(around.folder / name, disk)
         self._participant: Participant | None = None
-        self._uploads: deque[Upload] = deque()
-        self._chunks: Iterator[Message] | None = None
         self._jobs: deque[Job] = deque()
         self._working = False
         self.quit: Quit | None = None
@@ -191,8 +196,6 @@ class NodeProcess(Caller):
                 self._policy,
                 lambda: self.around.clock.now,
             )
-        self._uploads.clear()
-        self._chunks = None
         self._do(self._participant.connected())
 
     def _told(self, message: FromServer) -> None:
@@ -219,8 +222,7 @@ class NodeProcess(Caller):
                         self.around.observer.offered(self.name, out.message)
                     self._say(out.message)
                 case Upload():
-                    self._uploads.append(out)
-                    self._pump()
+                    self._upload(out)
                 case Train() | Evaluate():
                     self._jobs.append(out)
                     self._work()
@@ -233,35 +235,15 @@ class NodeProcess(Caller):
             self.quit = quit
             if self._link is not None:
                 self._link.close("node")
+            if self._outbox is not None:
+                self._outbox.close()
             self.alive = False
             self._journal.close()
 
-    def _pump(self) -> None:
-        """Send the next piece of an update; one upload at a time."""
-        if self._chunks is None and self._uploads and self._link is not None:
-            self._chunks = self._pieces(self._uploads.popleft(), self._link)
-            self._piece(self._chunks)
-
-    def _piece(self, chunks: Iterator[Message]) -> None:
-        if chunks is not self._chunks:
-            return
-        with suppress(FileNotFoundError):  # the server ended this node's part meanwhile
-            for chunk in chunks:
-                self._say(chunk)
-                self.after(self.duration(0.3), lambda: self._piece(chunks))
-                return
-        self._chunks = None
-        self._pump()
-
-    def _pieces(self, upload: Upload, link: Link) -> Iterator[Message]:
-        blob, path = upload.offer.update, self._journal.update(upload.offer.round)
-        for offset in range(upload.offset, blob.size, CHUNK):
-            if link is not self._link:
-                return
-            pieces = read_span(path, offset, min(offset + CHUNK, blob.size))
-            chunk = Chunk(blob.digest, offset, b"".join(pieces))
-            self.around.observer.uploaded(self.name, chunk)
-            yield chunk
+    def _upload(self, upload: Upload) -> None:
+        if self._outbox is not None:
+            blob, path = upload.offer.update, self._journal.update(upload.offer.round)
+            self._outbox.put(chunks(blob.digest, path, 0, blob.size, upload.offset))
 
     def _work(self) -> None:
         """One job at a time; the connection may come and go meanwhile."""

@@ -27,7 +27,7 @@ Fault: TypeAlias = Literal[
     "operator stops",
 ]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
-_LIKELIHOOD = (4, 3, 4, 4, 3, 2, 1, 1, 2, 2, 2, 0.3, 0.7, 0.5, 0.1)
+_LIKELIHOOD = (4, 3, 4, 4, 3, 2, 1, 1, 2, 2, 2, 0.3, 0.7, 0.5, 0.2)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,6 @@ DEFINITION = "0" * 64
 CERTIFICATE = "c" * 64
 SERVER = "server"
 
-CHUNK = 12
-"""Bytes of a blob in one message: a model takes three."""
-
 
 @cache
 def identity(name: ClientId) -> Identity:

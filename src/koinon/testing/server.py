@@ -1,8 +1,6 @@
 """The server process of the simulated world: what `koinon serve` does, without sockets and threads."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 
 from koinon.core.errors import KoinonError, ProtocolViolation, Unavailable
 from koinon.core.types import ClientId
@@ -25,27 +23,29 @@ from koinon.run import checkpoint
 from koinon.run.coordinator import Coordinator, Job, Out, Seal
 from koinon.run.history import RunInfo
 from koinon.testing.disk import Disk
+from koinon.testing.invariants import require
 from koinon.testing.network import Link
-from koinon.testing.process import CERTIFICATE, CHUNK, SERVER, Process, Surroundings, identity, tear
+from koinon.testing.outbox import Outbox, chunks
+from koinon.testing.process import CERTIFICATE, SERVER, Process, Surroundings, identity, tear
 from koinon.wire import channel
 from koinon.wire.channel import Channel
 
 TICK_S = 1.0
 RETRY_S = 2.0
+GATHER_S = 0.2
 
 
 class _Visitor:
     """One connection as the server has it."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, server: "ServerProcess", link: Link) -> None:
         self.link = link
         self.greeting = b""
         self.challenge = b""
         self.channel: Channel | None = None
         self.name = ""
-        self.outbox: deque[Message | Stream] = deque()
-        self.sending: Iterator[Message] | None = None
         self.closed = False
+        self.outbox = Outbox(server, lambda message: server._transmit(self, message))
 
 
 class ServerProcess(Process):
@@ -70,6 +70,7 @@ class ServerProcess(Process):
         self._visitors: dict[Link, _Visitor] = {}
         self._members: dict[ClientId, _Visitor] = {}
         self._progressed = progressed
+        self._finished: list[Event] = []
         self._store = around.parts.store(around.folder / "run", disk)
         self.coordinator = self._made(federation, self._store.info() or info)
 
@@ -99,7 +100,7 @@ class ServerProcess(Process):
 
     def accept(self, link: Link) -> None:
         """Somebody connects."""
-        self._visitors[link] = _Visitor(link)
+        self._visitors[link] = _Visitor(self, link)
         link.attach("server", self)
 
     def arrived(self, link: Link, frame: bytes) -> None:
@@ -144,17 +145,17 @@ class ServerProcess(Process):
             self.tell(f"cuts {visitor.link.node}: {violation}")
             self._drop(visitor)
         except (OSError, Unavailable) as error:
-            self.tell(f"cuts {visitor.link.node}: {error}")
+            self._could_not(f"take what {visitor.link.node} sends", error)
             self._drop(visitor)
 
     def _proved(self, visitor: _Visitor, name: ClientId) -> None:
         if name in self._members:
             self._event(Contested(name))
-            self._put(visitor, Goodbye(f"{name} is connected already", final=False))
+            visitor.outbox.put([Goodbye(f"{name} is connected already", final=False)])
             return
         visitor.name = name
         info = self.coordinator.info
-        self._put(visitor, Welcome(name, info.id, info.rounds, info.seed))
+        visitor.outbox.put([Welcome(name, info.id, info.rounds, info.seed)])
 
     def _message(self, visitor: _Visitor, message: Message) -> None:
         name = visitor.name
@@ -162,7 +163,7 @@ class ServerProcess(Process):
             if not isinstance(message, Ready):
                 raise ProtocolViolation(f"{name} sent {type(message).__name__} where Ready is due")
             if name in self._members:
-                self._put(visitor, Goodbye(f"{name} is connected already", final=False))
+                visitor.outbox.put([Goodbye(f"{name} is connected already", final=False)])
                 return
             self._members[name] = visitor
             self._event(Joined(name, message))
@@ -174,17 +175,26 @@ class ServerProcess(Process):
             self.around.observer.heard(name, message)
             self._event(Received(name, message))
 
-    def _event(self, event: Event) -> None:
-        if not isinstance(event, Tick):
-            self.tell(f"{type(event).__name__} {getattr(event, 'node', '')} {getattr(event, 'message', '')}")
+    def _event(self, *events: Event) -> None:
+        for event in events:
+            if not isinstance(event, Tick):
+                self.tell(f"{type(event).__name__} {getattr(event, 'node', '')} {getattr(event, 'message', '')}")
         try:
-            self._do(self.coordinator.handle(event))
+            self._do(self.coordinator.handle(*events))
         except Unavailable as error:
-            self.tell(f"could not write: {error}")
-            if isinstance(event, Closed):
-                self.after(RETRY_S, lambda: self._event(event))
-            elif (visitor := self._members.get(getattr(event, "node", ""))) is not None:
-                self._put(visitor, Goodbye("the server's disk is full or broken", final=False))
+            self._could_not("write", error)
+            for event in events:
+                if isinstance(event, Closed):
+                    self._later(event)
+                else:
+                    self._send(getattr(event, "node", ""), Goodbye("the server's disk is full or broken", final=False))
+
+    def _later(self, event: Event) -> None:
+        self.after(RETRY_S, lambda: self._event(event))
+
+    def _could_not(self, what: str, error: Exception) -> None:
+        self.tell(f"could not {what}: {error}")
+        require(self.disk.full, f"the server could not {what}, though its disk has room: {error}")
 
     def _do(self, outs: Sequence[Out]) -> None:
         for out in outs:
@@ -196,56 +206,32 @@ class ServerProcess(Process):
                 case Send():
                     self._send(out.node, out.message)
                 case Stream():
-                    self._send(out.node, out)
+                    self._stream(out)
                 case Disconnect():
                     self._send(out.node, Goodbye(out.reason, out.final))
 
-    def _send(self, node: ClientId, item: Message | Stream) -> None:
+    def _send(self, node: ClientId, *messages: Message) -> None:
         if (visitor := self._members.get(node)) is not None:
-            self._put(visitor, item)
+            visitor.outbox.put(messages)
 
-    def _put(self, visitor: _Visitor, item: Message | Stream) -> None:
-        visitor.outbox.append(item)
-        if visitor.sending is None:
-            visitor.sending = self._messages(visitor)
-            self._pump(visitor)
-
-    def _messages(self, visitor: _Visitor) -> Iterator[Message]:
-        while visitor.outbox:
-            item = visitor.outbox.popleft()
-            if not isinstance(item, Stream):
-                yield item
-                continue
-            path = self._store.checkpoint(self.coordinator.state.completed)
+    def _stream(self, stream: Stream) -> None:
+        if (visitor := self._members.get(stream.node)) is not None:
+            path, model = self.coordinator.model_file(), stream.model
             begin, _ = checkpoint.model_span(path)
-            for offset in range(item.offset, item.model.size, CHUNK):
-                stop = min(offset + CHUNK, item.model.size)
-                pieces = checkpoint.read_span(path, begin + offset, begin + stop)
-                yield Chunk(item.model.digest, offset, b"".join(pieces))
+            visitor.outbox.put(chunks(model.digest, path, begin, model.size, stream.offset))
 
-    def _pump(self, visitor: _Visitor) -> None:
-        """Send what waits; after a piece of a model, go on a little later."""
-        assert visitor.channel is not None and visitor.sending is not None
-        if visitor.closed:
-            return
-        with suppress(OSError):
-            for message in visitor.sending:
-                visitor.link.send("node", bytes(visitor.channel.seal(message)))
-                self.tell(f"-> {visitor.link.node} {message}")
-                if isinstance(message, Goodbye):
-                    self._drop(visitor)
-                    return
-                if isinstance(message, Chunk):
-                    self.after(self.duration(0.2), lambda: self._pump(visitor))
-                    return
-            visitor.sending = None
-            return
-        self._drop(visitor)
+    def _transmit(self, visitor: _Visitor, message: Message) -> None:
+        assert visitor.channel is not None
+        self.tell(f"-> {visitor.link.node} {message}")
+        visitor.link.send("node", bytes(visitor.channel.seal(message)))
+        if isinstance(message, Goodbye):
+            self._drop(visitor)
 
     def _drop(self, visitor: _Visitor) -> None:
         if visitor.closed:
             return
         visitor.closed = True
+        visitor.outbox.close()
         visitor.link.close("server")
         if self._members.get(visitor.name) is visitor:
             del self._members[visitor.name]
@@ -255,16 +241,26 @@ class ServerProcess(Process):
     def _job(self, job: Job) -> None:
         seconds = self.duration(1.5 if isinstance(job, Close) else 0.3)
         if self.around.rng.random() < 0.5:  # a thread may be fast or slow: both orders are possible
-            self._worked(job, lambda event: self.after(seconds, lambda: self._event(event)))
+            self._worked(job, lambda event: self.after(seconds, lambda: self._finish(event)))
         else:
-            self.after(seconds, lambda: self._worked(job, self._event))
+            self.after(seconds, lambda: self._worked(job, self._finish))
+
+    def _finish(self, event: Event) -> None:
+        """Take what work has brought through the protocol, together with what else it brings at about that time."""
+        self._finished.append(event)
+        if len(self._finished) == 1:
+            self.after(self.duration(GATHER_S), self._flush)
+
+    def _flush(self) -> None:
+        events, self._finished = self._finished, []
+        self._event(*events)
 
     def _worked(self, job: Job, then: Callable[[Event], None]) -> None:
         self._progressed()
         try:
             event = self.coordinator.work(job)
         except (OSError, KoinonError) as error:
-            self.tell(f"could not do {job}: {error}")
+            self._could_not(f"do {job}", error)
             if isinstance(job, Close):
                 self.after(RETRY_S, lambda: self._job(job))
             else:

@@ -22,6 +22,8 @@ from koinon.update.weight import Weight
 LENGTH = 8
 """D, the length of the model."""
 
+_LAYOUT = Layout((Slot("walk", (LENGTH,), torch.float32, 0, True),))
+
 Whim: TypeAlias = Literal["fails", "is not finite", "has a bug"]
 """What may be wrong with a client's training."""
 
@@ -46,7 +48,7 @@ class Toy:
     @property
     def layout(self) -> Layout:
         """One tensor."""
-        return Layout((Slot("walk", (LENGTH,), torch.float32, 0, True),))
+        return _LAYOUT
 
     def initial(self, seed: int) -> Vector:
         """Somewhere."""

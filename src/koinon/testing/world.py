@@ -3,7 +3,6 @@
 import random
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from koinon.core.errors import Unavailable
@@ -22,7 +21,7 @@ from koinon.testing.process import DEFINITION, SERVER, Parts, Surroundings, iden
 from koinon.testing.server import ServerProcess
 from koinon.testing.toy import LENGTH, Toy, federation, holdings
 
-QUIET_S = 60.0
+QUIET_S = 45.0
 """Seconds, beyond the deadline, without any progress after which a run is taken to wait."""
 
 LONGEST_S = 2000.0
@@ -258,8 +257,8 @@ class World:
         assert self._server is not None
         coordinator = self._server.coordinator
         state = coordinator.state
-        with suppress(Unavailable):
-            coordinator.store.verify()
+        coordinator.store.verify()
+        self.around.observer.look_back()
         require(len(coordinator.store.history()) == state.completed, "the history is not as long as the run")
         alive = [name for name, node in self._nodes.items() if node.alive]
         waiting = waiting_for(coordinator.terms, state)
@@ -267,6 +266,9 @@ class World:
             self._must_wait(alive, waiting)
         else:
             require(not alive, f"the run is {state.status} and {', '.join(alive)} still wait")
+        for name in self._nodes:
+            left = len(list((self.around.folder / name).glob("update-*")))
+            require(left <= 1, f"{name} keeps {left} updates that nobody will ask for")
         final = state.status == "finished"
         for name, node in self._nodes.items():
             if name in self._gone or node.quit is None or node.quit.reason == "left":

@@ -69,7 +69,7 @@ def application(
         except Unavailable as error:
             code, reason = GOING_AWAY, str(error)
         if reason:
-            level = logging.WARNING if code == VIOLATION else logging.INFO
+            level = logging.WARNING if code == VIOLATION else logging.DEBUG
             _log.log(level, "%s: %s", websocket.client.host if websocket.client else "a node", reason)
         await pipe.close(code, reason)
 
@@ -149,8 +149,9 @@ class _Socket:
         return data
 
     async def close(self, code: int, reason: str) -> None:
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            await self._websocket.close(code, reason)
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):  # a peer that reads nothing is cut without a word
+                await self._websocket.close(code, reason)
 
 
 class _Http(H11Protocol):
@@ -161,7 +162,7 @@ class _Http(H11Protocol):
         self.loop.call_later(HANDSHAKE_S, self._cut)
 
     def _cut(self) -> None:
-        if self.transport.get_protocol() is self:
+        if not self.transport.is_closing() and self.transport.get_protocol() is self:
             self.transport.abort()
 
 

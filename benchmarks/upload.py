@@ -1,32 +1,29 @@
-"""How fast a node uploads: Koinon's signed, checked, durable connection against a bare WebSocket, both over TLS.
+"""How fast a node uploads 100 MB, against a bare WebSocket that sends the same bytes over TLS.
 
-    python benchmarks/upload.py [--megabytes 100] [--repetitions 5]
-
-Every server is a process of its own, on loopback; every client is this process. Taken in turns, so that what else
-the machine does hits all alike. Durations are from the first byte to the server's word that it has everything.
-Prints MB/s (medians) and each one's ratio to Koinon's.
+The whole path is a server process that spools, checks, syncs and acknowledges an update, and a node's own sending
+code; timed from offer to acknowledgement. The connection alone leaves out the protocol and the spool. Every server
+is a process of its own, every client this one; they take turns, so that what else the machine does hits all alike.
 """
 
-import argparse
 import asyncio
 import contextlib
 import hashlib
-import multiprocessing
-import os
-import ssl
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
-from typing import IO
 
-import websockets.asyncio.client
-import websockets.asyncio.server
+import numpy as np
 
-from koinon.protocol.messages import CHUNK_BYTES, Accepted, Blob, Chunk, Offer, Welcome
-from koinon.wire.certificates import Authority, certificate_digest, client_context, make_authority, server_context
+from benchmarks import bare
+from benchmarks.figures import Figure
+from benchmarks.nodes import Fleet, blob_of, joined
+from benchmarks.trials import APPS, trial
+from koinon.protocol.messages import CHUNK_BYTES, Accepted, Blob, Chunk, Offer, Task, Welcome
+from koinon.run.app import load_app
+from koinon.wire.certificates import certificate_digest, client_context, make_authority, server_context
 from koinon.wire.channel import Applicant
 from koinon.wire.connect import connect
 from koinon.wire.connection import Connection
@@ -34,175 +31,113 @@ from koinon.wire.identity import Identity
 from koinon.wire.listen import application, listening
 
 DEFINITION = "0" * 64
-SERVER = Identity.generate()
+SHARE = 0.5
+
+Upload = Callable[[], Awaitable[float]]
 
 
-async def koinon_server(authority: Authority, port: Pipe) -> None:
-    """Writes every chunk to a file and answers when the file is durable."""
+def measure(folder: Path, quick: bool) -> list[Figure]:
+    app, repetitions = ("tiny.py", 2) if quick else ("large.py", 7)
+    federation = load_app(str(APPS / app)).federation
+    update = folder / "update"
+    values = np.random.default_rng(0).standard_normal(federation.learner.layout.length, dtype=np.float32)
+    update.write_bytes((1e-3 * values).tobytes())
+    arguments = ["--min-nodes", "1", "--rounds", str(repetitions + 2)]
+    with trial(app, {"node": ""}, folder / "run", arguments) as (_, address):
+        fleet = Fleet(["node"], folder / "run", address, federation.digest, update)
+        speeds = asyncio.run(_speeds(folder, fleet, repetitions))
+    whole, alone = speeds["whole"], speeds["connection"]
+    written, discarded = speeds["written"], speeds["discarded"]
+    size = f"{update.stat().st_size / 1e6:,.0f} MB"
+    return [
+        Figure(f"{size}, the whole path", whole, "MB/s", written, f">= {SHARE}x", whole >= SHARE * written),
+        Figure(f"{size}, the connection alone", alone, "MB/s", written),
+        Figure(f"{size}, bare and discarded", discarded, "MB/s", written),
+    ]
+
+
+async def _speeds(folder: Path, fleet: Fleet, repetitions: int) -> dict[str, float]:
+    """Median MB/s of each rival, in turns."""
+    data = fleet.update.read_bytes()
+    made = make_authority(folder / "bare")
+    certificates = bare.Certificates(made.authority, made.certificate, made.key)
+    seconds: dict[str, list[float]] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        rivals: dict[str, Upload] = {"whole": await _whole(fleet)}
+        pipe = stack.enter_context(bare.process(_serve, certificates))
+        rivals["connection"] = await _connection(certificates, data, pipe.recv(), pipe.recv())
+        for name, server in (("written", bare.writing), ("discarded", bare.discarding)):
+            port = stack.enter_context(bare.process(server, certificates)).recv()
+            websocket = await stack.enter_async_context(bare.client(certificates, port))
+            rivals[name] = lambda websocket=websocket: bare.upload(websocket, data)
+        for _ in range(repetitions + 1):
+            for name, upload in rivals.items():
+                seconds.setdefault(name, []).append(await upload())
+    return {name: len(data) / 1e6 / statistics.median(each[1:]) for name, each in seconds.items()}  # the first warms up
+
+
+async def _whole(fleet: Fleet) -> Upload:
+    node = await joined(fleet, "node", blob_of(fleet.update))
+    asked = await node.task()
+
+    async def upload() -> float:
+        nonlocal asked
+        assert isinstance(asked, Task)
+        seconds = await node.deliver(asked.round)
+        asked = await node.task()  # the round is closed and the machine at rest before another's turn
+        return seconds
+
+    return upload
+
+
+async def _connection(certificates: bare.Certificates, data: bytes, port: int, key: bytes) -> Upload:
+    context = client_context(certificates.authority)
+    connection, _ = await connect(
+        f"wss://127.0.0.1:{port}", Identity.generate(), pinned=key, context=context, definition=DEFINITION
+    )
+    digest = hashlib.sha256(data).hexdigest()
+
+    async def upload() -> float:
+        began = time.perf_counter()
+        await connection.send(Offer(1, Blob(digest, len(data)), 1.0, 1, {}, 0.0))
+        for start in range(0, len(data), CHUNK_BYTES):
+            await connection.send(Chunk(digest, start, data[start : start + CHUNK_BYTES]))
+        assert await connection.receive() == Accepted(1)
+        return time.perf_counter() - began
+
+    return upload
+
+
+def _serve(pipe: Pipe, certificates: bare.Certificates) -> None:
+    """Koinon's connection, whose chunks are written to a file and acknowledged when it is durable."""
+    identity = Identity.generate()
 
     async def handler(connection: Connection, applicant: Applicant) -> None:
         await connection.send(Welcome("node", "benchmark", 1, 0))
         while True:
             offer = await connection.receive()
             assert isinstance(offer, Offer)
-            with tempfile.TemporaryFile() as file:
+            with tempfile.TemporaryFile(dir=certificates.key.parent) as file:
                 while file.tell() < offer.update.size:
                     chunk = await connection.receive()
                     assert isinstance(chunk, Chunk)
                     file.write(chunk.data)
-                sync(file)
+                bare.synced(file)
                 await connection.send(Accepted(offer.round))
 
-    app = application(
-        handler,
-        identity=SERVER,
-        run="benchmark",
-        certificate=certificate_digest(authority.certificate),
-        metrics=str,
-        health=dict,
-    )
-    context = server_context(authority.certificate, authority.key)
-    async with listening(app, "127.0.0.1", 0, context) as bound:
-        port.send(bound)
-        await asyncio.Event().wait()
+    async def serve() -> None:
+        app = application(
+            handler,
+            identity=identity,
+            run="benchmark",
+            certificate=certificate_digest(certificates.certificate),
+            metrics=str,
+            health=dict,
+        )
+        context = server_context(certificates.certificate, certificates.key)
+        async with listening(app, "127.0.0.1", 0, context) as port:
+            pipe.send(port)
+            pipe.send(identity.key)
+            await asyncio.Event().wait()
 
-
-async def writing_server(authority: Authority, port: Pipe) -> None:
-    """Bare, writing every message to a file; a short message asks for an answer once the file is durable."""
-
-    async def handler(websocket: websockets.asyncio.server.ServerConnection) -> None:
-        with contextlib.suppress(websockets.ConnectionClosed):
-            while True:
-                with tempfile.TemporaryFile() as file:
-                    while len(data := await websocket.recv()) > 1:
-                        file.write(data)
-                    sync(file)
-                    await websocket.send(b".")
-
-    await bare_server(authority, port, handler)
-
-
-async def discarding_server(authority: Authority, port: Pipe) -> None:
-    """Bare, throwing every message away; a short message asks for an answer."""
-
-    async def handler(websocket: websockets.asyncio.server.ServerConnection) -> None:
-        async for data in websocket:
-            if len(data) == 1:
-                await websocket.send(b".")
-
-    await bare_server(authority, port, handler)
-
-
-async def bare_server(
-    authority: Authority,
-    port: Pipe,
-    handler: Callable[[websockets.asyncio.server.ServerConnection], Awaitable[None]],
-) -> None:
-    context = server_context(authority.certificate, authority.key)
-    options = {"compression": None, "ping_interval": None, "max_size": 2 * CHUNK_BYTES}
-    async with websockets.asyncio.server.serve(handler, "127.0.0.1", 0, ssl=context, **options) as server:
-        port.send(next(iter(server.sockets)).getsockname()[1])
-        await asyncio.Event().wait()
-
-
-def sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-@contextlib.asynccontextmanager
-async def koinon_client(
-    port: int, context: ssl.SSLContext, data: bytes
-) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    digest = hashlib.sha256(data).hexdigest()
-    connection, _ = await connect(
-        f"wss://127.0.0.1:{port}", Identity.generate(), pinned=SERVER.key, context=context, definition=DEFINITION
-    )
-
-    async def upload() -> None:
-        await connection.send(Offer(1, Blob(digest, len(data)), 1.0, 1, {}, 0.0))
-        for start in range(0, len(data), CHUNK_BYTES):
-            await connection.send(Chunk(digest, start, data[start : start + CHUNK_BYTES]))
-        assert await connection.receive() == Accepted(1)
-
-    yield upload
-    await connection.close()
-
-
-@contextlib.asynccontextmanager
-async def bare_client(port: int, context: ssl.SSLContext, data: bytes) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    async with websockets.asyncio.client.connect(
-        f"wss://127.0.0.1:{port}",
-        ssl=context,
-        proxy=None,
-        compression=None,
-        ping_interval=None,
-        write_limit=CHUNK_BYTES,
-    ) as websocket:
-
-        async def upload() -> None:
-            for start in range(0, len(data), CHUNK_BYTES):
-                await websocket.send(data[start : start + CHUNK_BYTES])
-            await websocket.send(b".")
-            await websocket.recv()
-
-        yield upload
-
-
-def run(server: Callable[[Authority, Pipe], Awaitable[None]], authority: Authority, port: Pipe) -> None:
-    asyncio.run(server(authority, port))
-
-
-RIVALS = {
-    "koinon, written and synced": (koinon_server, koinon_client),
-    "bare, written and synced": (writing_server, bare_client),
-    "bare, discarded": (discarding_server, bare_client),
-}
-
-
-async def measure(authority: Authority, ports: dict[str, int], megabytes: int, repetitions: int) -> dict[str, float]:
-    """Median MB/s of each rival."""
-    data = os.urandom(megabytes * 1_000_000)
-    context = client_context(authority.authority)
-    speeds: dict[str, list[float]] = {name: [] for name in RIVALS}
-    async with contextlib.AsyncExitStack() as stack:
-        uploads = {
-            name: await stack.enter_async_context(client(ports[name], context, data))
-            for name, (_, client) in RIVALS.items()
-        }
-        for repetition in range(repetitions + 1):
-            for name, upload in uploads.items():
-                begun = time.perf_counter()
-                await upload()
-                if repetition:  # the first warms up
-                    speeds[name].append(megabytes / (time.perf_counter() - begun))
-    return {name: statistics.median(values) for name, values in speeds.items()}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=100)
-    parser.add_argument("--repetitions", type=int, default=5)
-    arguments = parser.parse_args()
-    fork = multiprocessing.get_context("fork")  # so that the servers share SERVER
-    with tempfile.TemporaryDirectory() as folder:
-        authority = make_authority(Path(folder))
-        ports, servers = {}, []
-        try:
-            for name, (server, _) in RIVALS.items():
-                here, there = fork.Pipe()
-                servers.append(fork.Process(target=run, args=(server, authority, there), daemon=True))
-                servers[-1].start()
-                ports[name] = here.recv()
-            medians = asyncio.run(measure(authority, ports, arguments.megabytes, arguments.repetitions))
-        finally:
-            for process in servers:
-                process.terminate()
-    ours = next(iter(medians.values()))
-    print(f"{'upload of ' + str(arguments.megabytes) + ' MB over TLS':<32}{'MB/s':>8}{'koinon is':>12}")
-    for name, median in medians.items():
-        print(f"{name:<32}{median:>8.0f}{ours / median:>11.2f}x")
-
-
-if __name__ == "__main__":
-    main()
+    asyncio.run(serve())

@@ -299,7 +299,7 @@ def test_too_few_at_the_deadline_and_others_are_asked():
 
 
 def test_others_are_asked_at_once_when_all_have_answered_and_too_few_count():
-    run = Run(terms(draw=lambda round, candidates: candidates[:2]))
+    run = Run(terms(draw=lambda round, candidates: list(candidates)[:2]))
     run.join("a", "b", "c")
     run.answer("a")
     effects = run(Received("b", Failed(1, "no memory")))
@@ -325,7 +325,7 @@ def test_nobody_left_to_ask_is_said():
     run.join("a", "b")
     run.answer("a")
     run(Received("b", Declined(1, "not today")))
-    assert waiting_for(run.terms, run.state) == "updates for round 1 from a node that has not been asked yet"
+    assert waiting_for(run.terms, run.state) == "a node that has not been asked for round 1; all others failed, declined or left"
     assert sent(run.join("c"), Task).keys() == {"c"}
 
 

@@ -216,7 +216,7 @@ def test_writing_leaves_one_whole_file(tmp_path: Path) -> None:
     report.write(path, INFO, run(2))
     assert path.read_text(encoding="utf-8") == report.render(INFO, run(2))
     assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
-    with pytest.raises(Unavailable, match="cannot write the report"):
+    with pytest.raises(Unavailable, match=r"cannot write .*report\.html"):
         report.write(tmp_path / "missing" / "report.html", INFO, [])
 
 

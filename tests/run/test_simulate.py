@@ -11,6 +11,7 @@ import koinon as kn
 from koinon.core.rng import generator
 from koinon.core.types import Update
 from koinon.learn.learner import LocalTask
+from koinon.run.engine import InProcess
 from koinon.run.progress import Quiet
 from koinon.run.simulate import simulate
 from koinon.update.stage import OnClient
@@ -205,3 +206,35 @@ def test_the_record_of_a_run_can_be_verified_and_published(run):
     assert summary["digest"] == result.digest
     assert summary["epsilon"] is None
     assert summary["bytes_up"] == 3 * 8 * 650 * 4
+
+
+def test_weighted_sampling_prefers_clients_with_more_examples(run, digits):
+    population = digits.split(kn.QuantitySkew(0.5, min_examples=20), clients=8, seed=0)
+    definition = federation(digits, 40, sample=kn.Weighted(2), stages=())
+    result = run(population=population, federation=definition)
+    sizes = {client: len(population[client].train) for client in population.ids}
+    largest, smallest = max(sizes, key=sizes.get), min(sizes, key=sizes.get)
+    asked = [part.client for record in result.history for part in record.participants]
+    assert asked.count(largest) > 3 * asked.count(smallest)
+
+
+class Reversed(InProcess):
+    """An engine that works in another order than it answers in."""
+
+    def train(self, round, cohort, model, states):
+        made = dict(super().train(round, list(reversed(cohort)), model, states))
+        return ((client, made[client]) for client in cohort)
+
+
+def test_the_bits_do_not_depend_on_the_engine(run):
+    assert run(engine=Reversed).digest == run().digest
+
+
+def test_a_metric_without_a_value_is_null_in_the_summary(tmp_path):
+    heart = kn.data.load("heart-disease", site="switzerland")
+    ill = torch.nonzero(heart.test.targets == 1).flatten()
+    learner = kn.TorchLearner(lambda: nn.Linear(13, 2), nn.CrossEntropyLoss(), metrics=(kn.AUROC(),))
+    definition = kn.Federation(learner, kn.fedavg(), 1, kn.Evaluation(test=heart.test.subset(ill)))
+    result = simulate(definition, kn.Population.of([heart.train]), runs=tmp_path, progress=Quiet())
+    assert result.summary()["metrics"]["auroc"] is None
+    assert result.summary()["metrics"]["loss"] > 0

@@ -142,6 +142,7 @@ def test_what_comes_after_its_round_has_closed_is_dropped_in_silence(tmp_path):
     made = spool(tmp_path)
     made.expect(1, "a", blob(UPDATE))
     made.expect(2, "b", blob(UPDATE))
+    made.end(through=1)
     made.drop(through=1)
     assert send(made, UPDATE, 0, 16) is None
     assert send(made, UPDATE, 16, 32) is None

@@ -16,7 +16,6 @@ import koinon as kn
 from koinon.cli.options import load
 from koinon.protocol.messages import Goodbye, Welcome
 from koinon.run import serve
-from koinon.run import simulate as simulation
 from koinon.run.app import load_app
 from koinon.run.catalog import network_run
 from koinon.run.coordinator import Coordinator, Settings
@@ -64,9 +63,8 @@ def undisturbed(tmp_path_factory) -> Callable[..., Undisturbed]:
                     updates[round, client] = hashlib.sha256(local.encoded).hexdigest()
                     yield client, local
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(simulation, "InProcess", Witness)
-            run = kn.simulate(loaded.federation, loaded.clients(clients), runs=tmp_path_factory.mktemp("undisturbed"))
+        folder = tmp_path_factory.mktemp("undisturbed")
+        run = kn.simulate(loaded.federation, loaded.clients(clients), runs=folder, engine=Witness)
         return Undisturbed([record.digest for record in run.history], updates)
 
     return of
@@ -162,6 +160,7 @@ def agrees(trial: Trial, expected: Undisturbed) -> None:
             client: expected.updates[record.round, client] for client in trial.nodes
         }
     assert store.nodes() == dict.fromkeys(trial.nodes, True)
+    assert not list(trial.folder.rglob("*.tmp"))
     store.close()
     model = (trial.folder / "model.safetensors").read_bytes()
     for client in trial.nodes:

@@ -251,7 +251,7 @@ ACTS = [
     (infinite_weight, "the peer sent a malformed message: Expected `float` < 1e+18 - at `$.weight`"),
     (nan_weight, "the peer sent a malformed message: Expected `float` >= 0.0 - at `$.weight`"),
     (uneven_ranking, "the peer sent a malformed message: a ranking needs as many bins"),
-    (delivered_too_early, "until next time"),
+    (delivered_too_early, "until next time"),  # nothing happened: it was heard to the end
     (replayed, "the peer replayed message 1; the next is 2"),
     (out_of_order, "the peer skipped messages: 2 came, the next is 1"),
     (of_another_conversation, "the peer's signature does not match its key and what it sent"),

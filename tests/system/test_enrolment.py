@@ -34,7 +34,7 @@ def test_a_node_that_stopped_reading_is_cut_and_let_in_again(room, play, monkeyp
     monkeypatch.setattr(session, "PROBE_S", 0.5)
 
     async def scene():
-        async with room("heavy", minimum_nodes=1) as host:
+        async with room("heavy", minimum_nodes=1, silence_s=1000.0) as host:
             identity = host.enrol("0")
             frozen, _ = await host.connect(identity)
             await frozen.send(Ready())

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from koinon.protocol import session
 from koinon.protocol.messages import Goodbye
 from koinon.run.app import load_app
+from koinon.run.coordinator import Settings
 from koinon.run.host import STOPPED
 from koinon.run.store import Store
 from koinon.run.up import Trial
@@ -20,7 +22,7 @@ from koinon.wire.certificates import client_context
 from koinon.wire.connect import connect
 from koinon.wire.identity import Identity, parse_key
 
-PATIENCE_S = 90.0
+PATIENCE_S = 120.0
 
 
 def koinon(*arguments, **options):
@@ -179,7 +181,8 @@ def test_a_node_that_is_frozen_loses_its_place_and_one_that_is_stopped_leaves(pl
     began = time.monotonic()
     heard = asyncio.run(come(clone, words[0], parse_key(words[words.index("--server") + 1]), authority))
     assert set(heard) == {"0 is connected already; if this is not you, have its identity revoked"}
-    assert 4.0 < time.monotonic() - began < PATIENCE_S  # not before the frozen one had its time to answer
+    # Not before the frozen one had its time to answer, and long before it would have been cut for its silence.
+    assert session.PROBE_S - 2 < time.monotonic() - began < Settings().silence_s
 
     frozen.send_signal(signal.SIGCONT)
     until(lambda: here.said("server").count("0 joined") == 2, trial=here.trial)  # it came back by itself

@@ -41,7 +41,9 @@ floats = st.floats(allow_nan=False)
 statistics = st.one_of(
     st.builds(Ratio, floats, floats),
     st.builds(Variation, floats, floats, floats, floats),
-    st.builds(Ranking, *[st.lists(st.integers(0, 2**40), max_size=9).map(tuple)] * 2),
+    st.lists(st.tuples(*[st.integers(0, 2**40)] * 2), max_size=9).map(
+        lambda bins: Ranking(*map(tuple, zip(*bins, strict=True))) if bins else Ranking((), ())
+    ),
 )
 positives = st.floats(0, 1e17)
 from_node = st.one_of(

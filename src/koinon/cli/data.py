@@ -5,7 +5,7 @@ from typing import Annotated
 import torch
 import typer
 
-from koinon.cli.options import Json, show
+from koinon.cli.options import Json, encoded, show
 from koinon.data import Samples, load
 from koinon.data.sources import NAMED
 
@@ -13,9 +13,11 @@ app = typer.Typer(help="Data sets by name, and what is in them.", no_args_is_hel
 
 
 @app.command("list")
-def list_data() -> None:
+def list_data(json: Json = False) -> None:
     """The data sets that have a name."""
-    for name in NAMED:
+    if json:
+        print(encoded(NAMED))
+    for name in () if json else NAMED:
         print(name)
 
 

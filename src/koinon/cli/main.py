@@ -2,7 +2,8 @@
 
 import os
 import sys
-from typing import Annotated
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -32,25 +33,43 @@ INTERRUPTED = 130
 UNEXPECTED = 1
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(version("koinon"))
+        raise typer.Exit
+
+
 @app.callback()
-def koinon(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+def koinon(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
     """Train one model over data that never leaves its owners."""
 
 
 def main() -> None:
     """Run a command; every error is one line on standard error, and its exit code is in docs/reference/errors.md."""
     try:
-        app()
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except KoinonError as error:
         _end(str(error), error.exit_code)
+    except typer.TyperException as error:
+        words = error.format_message().rstrip(".")
+        if words:
+            _end(f"{words}; --help shows what there is", error.exit_code)
+        code = error.exit_code  # without a command typer has shown the help
     except KeyboardInterrupt:
         _end("interrupted; an unfinished run goes on with `koinon runs resume`", INTERRUPTED)
     except Exception as error:
         if os.environ.get("KOINON_DEBUG"):
             raise
         _end(f"unexpected {type(error).__name__}: {error}; KOINON_DEBUG=1 shows where. Please report it", UNEXPECTED)
+    sys.exit(code)
 
 
-def _end(line: str, code: int) -> None:
+def _end(line: str, code: int) -> NoReturn:
     print(f"error: {' '.join(line.split())}", file=sys.stderr)
     sys.exit(code)

@@ -1,19 +1,20 @@
 """Commands of the network: up, serve, join."""
 
 from pathlib import Path
+from socket import gethostname
 from typing import Annotated
 
 import typer
 
 from koinon.cli.options import RUNS, AppArgument, Json, LogJson, Rounds, Runs, Seed, address, load, show
 from koinon.core.errors import AdmissionError
-from koinon.run import host
+from koinon.run import host as processes
 from koinon.run.app import new_run_id
 from koinon.run.coordinator import Settings
 from koinon.run.host import Home, Listen
 from koinon.run.log import configure, log
 from koinon.run.policy import Policy
-from koinon.run.progress import PlainProgress, progress_for
+from koinon.run.progress import LoggedProgress, progress_for
 from koinon.run.up import Trial
 from koinon.wire.certificates import LOOPBACK
 
@@ -29,6 +30,9 @@ def serve(
     cert: Annotated[Path | None, typer.Option(help="TLS certificate chain (PEM).")] = None,
     key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
     dev: Annotated[bool, typer.Option("--dev", help="Make a private certificate authority instead.")] = False,
+    host: Annotated[
+        list[str] | None, typer.Option(help="Name by which nodes reach this server; for --dev, may be repeated.")
+    ] = None,
     rounds: Rounds = None,
     seed: Seed = 0,
     min_nodes: Annotated[int, typer.Option(help="Nodes that must be here for a round to open.")] = 2,
@@ -48,11 +52,12 @@ def serve(
     if (cert is None or key is None) and not dev:
         raise AdmissionError("a server needs --cert and --key, or --dev to make a private certificate authority")
     loaded = load(app, rounds)
-    hosts = LOOPBACK if bound in ("0.0.0.0", "::", *LOOPBACK) else (bound, *LOOPBACK)
-    progress = PlainProgress() if log_json else progress_for()
-    result = host.serve(
+    everywhere = bound in ("0.0.0.0", "::")
+    named = host or ([gethostname()] if everywhere else [] if bound in LOOPBACK else [bound])
+    progress = LoggedProgress() if log_json else progress_for()
+    result = processes.serve(
         loaded,
-        Listen(bound, port, Home(home), cert, key, hosts),
+        Listen(bound, port, Home(home), cert, key, (*named, *LOOPBACK)),
         runs,
         Settings(min_nodes, over_select, quorum, deadline),
         progress,
@@ -79,7 +84,7 @@ def join(
     """Take part in a federation with one's own data, until the final model is here."""
     configure(log_json)
     allowed = Policy() if policy is None else Policy.load(policy)
-    model = host.join(load(app), url, server, data, Home(home), authority=ca, policy=allowed, token=token)
+    model = processes.join(load(app), url, server, data, Home(home), authority=ca, policy=allowed, token=token)
     show({"model": str(model)}, json)
 
 

@@ -1,11 +1,11 @@
 """Options that several commands have, and how a command prints its result."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
+import msgspec
 import typer
 
 from koinon.core.errors import AdmissionError
@@ -30,11 +30,21 @@ def load(reference: str, rounds: int | None = None) -> App:
 def show(summary: Mapping[str, object], as_json: bool) -> None:
     """Print a result: one JSON object on the last line, or a line for each entry."""
     if as_json:
-        print(json.dumps(summary))
+        print(encoded(summary))
         return
     width = max(map(len, summary), default=0)
     for name, value in summary.items():
         print(f"{name:{width}}  {_text(value)}")
+
+
+def tell(line: str, as_json: bool, **result: object) -> None:
+    """Print a result that fits a line: as one JSON object, or as that line."""
+    print(encoded(result) if as_json else line)
+
+
+def encoded(value: object) -> str:
+    """JSON on one line; a metric without a value is null, since JSON has no NaN."""
+    return msgspec.json.encode(value).decode()
 
 
 def address(text: str) -> tuple[str, int]:

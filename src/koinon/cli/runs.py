@@ -1,12 +1,11 @@
 """Commands of runs: what was done, going on with it, checking it."""
 
-import json as jsonlib
 from typing import Annotated
 
 import msgspec
 import typer
 
-from koinon.cli.options import RUNS, Json, Runs, load, show
+from koinon.cli.options import RUNS, Json, Runs, encoded, load, show
 from koinon.core.errors import AdmissionError, VerificationFailed
 from koinon.run import checkpoint
 from koinon.run.catalog import all_runs, folder_of
@@ -24,7 +23,7 @@ def list_runs(runs: Runs = RUNS, json: Json = False) -> None:
     """All runs, the newest first."""
     found = all_runs(runs)
     if json:
-        print(jsonlib.dumps(msgspec.to_builtins(found)))
+        print(encoded(found))
     for info in () if json else found:
         print(f"{info.id:44} {info.status:9} {info.runtime:10} {info.rounds:4} rounds  {info.app}")
 
@@ -35,7 +34,7 @@ def show_run(id: Id, runs: Runs = RUNS, json: Json = False) -> None:
     store = Store(folder_of(runs, id))
     info, history = store.info(), store.history()
     if json:
-        print(jsonlib.dumps(msgspec.to_builtins({"info": info, "history": history})))
+        print(encoded({"info": info, "history": history}))
         return
     show(msgspec.to_builtins(info), False)
     for record in history:
@@ -81,11 +80,11 @@ def export(
     id: Id,
     app: Annotated[str | None, typer.Option(metavar="APP", help="The app, if it has moved.")] = None,
     runs: Runs = RUNS,
+    json: Json = False,
 ) -> None:
     """Write a run's report and its model as named tensors; prints where."""
     store = Store(folder_of(runs, id))
     info = store.info()
     assert info is not None
     run = Run.read(store, load(app or info.app).federation.learner.layout).publish()
-    print(run.path / "report.html")
-    print(run.path / "model.safetensors")
+    show({name: str(run.path / name) for name in ("report.html", "model.safetensors")}, json)

@@ -1,27 +1,27 @@
 """Commands that need no network: new, simulate, explain."""
 
-import json as jsonlib
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from koinon.cli.options import RUNS, AppArgument, Json, Rounds, Runs, Seed, load, show
+from koinon.cli.options import RUNS, AppArgument, Json, Rounds, Runs, Seed, encoded, load, show, tell
 from koinon.core.errors import AdmissionError
 from koinon.run.explain import explain as explanation_of
 from koinon.run.simulate import simulate as run_simulation
 
 
-def new(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder to make.")]) -> None:
+def new(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder to make.")], json: Json = False) -> None:
     """Make a working app, ready to run."""
     if folder.exists() and any(folder.iterdir()):
         raise AdmissionError(f"{folder} is not empty; choose a new folder")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "app.py").write_text(files("koinon.cli").joinpath("template.txt").read_text())
-    print(f"koinon simulate {folder / 'app.py'}")
+    app = folder / "app.py"
+    app.write_text(files("koinon.cli").joinpath("template.txt").read_text())
+    tell(f"koinon simulate {app}", json, app=str(app))
 
 
 def simulate(
@@ -44,14 +44,16 @@ def explain(app: AppArgument, rounds: Rounds = None, json: Json = False) -> None
     """Who can learn what; exit code 2 when the configuration is refused."""
     explanation = explanation_of(load(app, rounds).federation)
     if json:
-        print(jsonlib.dumps(explanation.summary()))
+        print(encoded(explanation.summary()))
         return
     console = Console()
     learns = Table("who", "learns", title="Who can learn what", title_justify="left", show_lines=True)
     for who, what in explanation.learns:
         learns.add_row(who, what)
     console.print(learns)
-    facts = Table("", "", title="Guarantees and costs", title_justify="left", show_header=False)
+    facts = Table(
+        Column(), Column(overflow="fold"), title="Guarantees and costs", title_justify="left", show_header=False
+    )
     for name, value in explanation.facts:
         facts.add_row(name, value)
     console.print(facts)

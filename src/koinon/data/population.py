@@ -1,7 +1,7 @@
 """Client id -> data set, lazily: a million clients cost no memory until they are sampled."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, overload
 
@@ -91,6 +91,25 @@ class Population:
         if not 1 <= clients <= len(self):
             raise AdmissionError(f"cannot take the first {clients} of a population of {len(self)}")
         return Population(self.ids[:clients], self.make)
+
+
+@dataclass(frozen=True)
+class Sizes(Mapping[ClientId, int]):
+    """Client -> how many examples it trains on; a client's data is made when its size is asked for."""
+
+    population: Population
+
+    def __getitem__(self, client: ClientId) -> int:
+        return len(self.population[client].train)
+
+    def __iter__(self) -> Iterator[ClientId]:
+        return iter(self.population.ids)
+
+    def __len__(self) -> int:
+        return len(self.population)
+
+    def __contains__(self, client: object) -> bool:
+        return client in self.population.ids
 
 
 @dataclass(frozen=True)

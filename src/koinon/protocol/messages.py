@@ -34,11 +34,11 @@ CHUNK_BYTES = 1 << 20
 MAX_MESSAGE_BYTES = CHUNK_BYTES + (64 << 10)
 """Largest message, envelope included, in bytes."""
 
-Digest: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Digest: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Key: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Nonce: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Signature: TypeAlias = Annotated[bytes, Meta(min_length=64, max_length=64)]
-Name: TypeAlias = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 Text: TypeAlias = Annotated[str, Meta(max_length=2000)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**53)]
 Round: TypeAlias = Annotated[int, Meta(ge=0, lt=2**31)]
@@ -113,11 +113,13 @@ class Ready(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
         model: Digest of the model that it holds, wholly or in part.
         offset: How many of its bytes it holds.
         trained: The last round that it has an update for, 0 for none.
+        examples: How many examples it would train on, for sampling in proportion to size.
     """
 
     model: Digest | None = None
     offset: Count = 0
     trained: Round = 0
+    examples: Count = 0
 
 
 class Heartbeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):

@@ -50,10 +50,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The server let the node in; `model` and `offset` say what is on the node's disk."""
+    """The server let the node in; `model` and `offset` say what is on the node's disk, `examples` what it trains on."""
 
     model: str | None
     offset: int
+    examples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,7 @@ def step(state: NodeState, event: Event) -> Step:
     match event:
         case Connected():
             owed = [number for number, entry in state.journal.items() if entry.offer is not None]
-            return state, (Say(Ready(event.model, event.offset, max(owed, default=0))),)
+            return state, (Say(Ready(event.model, event.offset, max(owed, default=0), event.examples)),)
         case Lost():
             return state, ()
         case Received():

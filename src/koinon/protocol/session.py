@@ -66,8 +66,9 @@ LONGEST_TICK_S = 10.0
 PROBE_S = 5.0
 """Seconds that a connected node has to answer when someone else comes with its identity."""
 
-Draw: TypeAlias = Callable[[int, Sequence[ClientId]], Sequence[ClientId]]
-"""Chooses a round's cohort from the nodes that are here: a pure function of the round and the candidates."""
+Draw: TypeAlias = Callable[[int, Mapping[ClientId, int]], Sequence[ClientId]]
+"""Chooses a round's cohort: a pure function of the round and of the candidates, in canonical order, with the number of
+examples that each holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,9 @@ def waiting_for(terms: Terms, state: SessionState) -> str:
         return f"{missing} more node{'s' if missing > 1 else ''} to join" if missing > 0 else ""
     if state.round.closing:
         return f"round {state.round.number} to be added up"
-    nodes = ", ".join(state.round.missing) or "a node that has not been asked yet"
+    if not state.round.missing:
+        return f"a node that has not been asked for round {state.round.number}; all others failed, declined or left"
+    nodes = ", ".join(state.round.missing)
     short = state.round.needed - len(state.round.accepted)
     need = f" (at least {short} of them)" if 0 < short < len(state.round.missing) else ""
     return f"updates for round {state.round.number} from {nodes}{need}"
@@ -305,7 +308,7 @@ def _opened(terms: Terms, state: SessionState) -> Step:
     if len(present) < terms.minimum_nodes:
         return state, ()
     number = state.completed + 1
-    cohort = tuple(canonical(terms.draw(number, present)))
+    cohort = tuple(canonical(terms.draw(number, _sizes(state, present))))
     least = min(1, len(cohort))
     wanted = max(least, math.ceil(len(cohort) / (1 + terms.over_selection) - 1e-9))
     needed = max(least, math.ceil(wanted * terms.quorum - 1e-9))
@@ -319,7 +322,9 @@ def _opened(terms: Terms, state: SessionState) -> Step:
 
 def _extended(terms: Terms, state: SessionState, open_round: RoundState) -> Step:
     others = [node for node in state.present if node not in open_round.cohort]
-    drawn = (terms.draw(open_round.number, others) or others) if others else ()  # Poisson sampling may choose nobody
+    drawn: Sequence[ClientId] = ()
+    if others:
+        drawn = terms.draw(open_round.number, _sizes(state, others)) or others  # Poisson sampling may choose nobody
     extended, effects = rounds.extended(open_round, drawn, state.now + terms.deadline_s)
     state = replace(state, round=extended)
     return state, (*effects, *_asked(state, extended, canonical(drawn)))
@@ -336,6 +341,10 @@ def _asked(state: SessionState, open_round: RoundState, nodes: Sequence[ClientId
         if state.members[node].ready.trained != open_round.number and offset < state.model.size:
             effects.append(Stream(node, state.model, offset))
     return tuple(effects)
+
+
+def _sizes(state: SessionState, nodes: Sequence[ClientId]) -> dict[ClientId, int]:
+    return {node: state.members[node].ready.examples for node in nodes}
 
 
 def _held(state: SessionState, node: ClientId) -> int:

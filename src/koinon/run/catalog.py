@@ -46,7 +46,8 @@ def network_run(runs: Path, app: App, federation: Federation, seed: int, id: str
     """
     begun = all_runs(runs)
     if id is None:
-        mine = (info for info in begun if (info.runtime, info.definition) == ("network", federation.digest))
+        asked = ("network", federation.digest, federation.rounds, seed)
+        mine = (info for info in begun if (info.runtime, info.definition, info.rounds, info.seed) == asked)
         found = next((info for info in mine if _open(runs, info)), None)
     else:
         found = next((info for info in begun if info.id == id), None)
@@ -89,6 +90,10 @@ def _check(info: RunInfo, federation: Federation) -> None:
         raise AdmissionError(
             f"run {info.id} has definition {info.definition[:12]}, the app {federation.digest[:12]}; "
             "restore the app as it was, or start a new run"
+        )
+    if info.rounds != federation.rounds:
+        raise AdmissionError(
+            f"run {info.id} has {info.rounds} rounds, not {federation.rounds}; set --rounds {info.rounds}"
         )
 
 

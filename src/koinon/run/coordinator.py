@@ -4,15 +4,16 @@ The network server and the fault simulator give it events and carry out what it 
 (adding up a round, checking a large update) comes back as a `Job`, to be done by `work` on any thread.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias, assert_never
 
 import msgspec
+import torch
 
-from koinon.core.errors import AdmissionError, ProtocolViolation
+from koinon.core.errors import AdmissionError, ClientFailed, ProtocolViolation
 from koinon.core.rng import generator
 from koinon.core.statistics import Metrics, merge, values
 from koinon.core.types import ClientId
@@ -114,6 +115,7 @@ class Coordinator:
         settings: How to wait for nodes.
         clock: Seconds from any origin, for the history only; the protocol is told the time by ticks.
         progress: Told what happens.
+        aside: Does what nobody waits for, on any thread; by default at once.
     """
 
     federation: Federation
@@ -122,6 +124,7 @@ class Coordinator:
     settings: Settings
     clock: Callable[[], float]
     progress: Progress = field(default_factory=Quiet)
+    aside: Callable[[Callable[[], None]], object] = lambda work: work()
 
     def __post_init__(self) -> None:
         length = self.federation.learner.layout.length
@@ -178,6 +181,7 @@ class Coordinator:
 
         Raises:
             OSError: if the disk is full or broken; nothing is lost, the job can be done again.
+            ClientFailed: if the round's model, or its evaluation, cannot be computed; the run cannot go on.
         """
         match job:
             case Seal():
@@ -284,6 +288,8 @@ class Coordinator:
             rows = EncodedRows(strategy.codec, [OnDisk(path) for path in paths], weights, learner.layout.length)
             total = strategy.reducer.reduce(rows)
             state = advance(self.federation, self.info.seed, job.round, state, total, len(weights), sum(weights))
+            if not torch.isfinite(state.model).all():
+                raise ClientFailed(f"the model after round {job.round} is not finite; bound updates by kn.Clip")
         checkpoint.save(self.store.checkpoint(job.round), state)
         metrics = central(learner, self.federation.evaluation, state.model, job.round, self.info.rounds)
         digest = checkpoint.digest(state.model)
@@ -306,12 +312,17 @@ class Coordinator:
 
     def _closed(self, round: RoundState, record: RoundRecord) -> None:
         """A round's record is durable: what led to it is needed no more."""
-        self.spool.drop(through=round.number)
-        self.store.drop_checkpoints(before=round.number - 1)
+        self.spool.end(through=round.number)
+        self.aside(partial(self._sweep, round.number))
         if judged := merge(_evaluation(round.offers[node].metrics) for node in round.accepted):
             self.progress.evaluated(round.number - 1, values(judged))
         self.progress.closed(record)
         reach("server between rounds")
+
+    def _sweep(self, round: int) -> None:
+        """Delete the updates of a closed round, and checkpoints that nobody reads any more; it may take long."""
+        self.spool.drop(through=round)
+        self.store.drop_checkpoints(before=round - 1)
 
     def _participation(self, round: RoundState, node: ClientId, reason: str) -> Participation:
         traffic = self.traffic.get(node, Traffic())
@@ -324,9 +335,9 @@ class Coordinator:
         return msgspec.structs.replace(part, examples=offer.examples, weight=offer.weight, seconds=offer.seconds)
 
 
-def draw(federation: Federation, seed: int, round: int, candidates: Sequence[ClientId]) -> list[ClientId]:
-    """A round's cohort: a pure function of the seed, the round and the candidates."""
-    return federation.strategy.sample.sample(candidates, round, generator(seed, "sample", round))
+def draw(federation: Federation, seed: int, round: int, sizes: Mapping[ClientId, int]) -> list[ClientId]:
+    """A round's cohort: a pure function of the seed, the round and the candidates with their sizes."""
+    return federation.strategy.sample.sample(list(sizes), round, generator(seed, "sample", round), sizes)
 
 
 def _training(metrics: Metrics) -> Metrics:

@@ -1,8 +1,8 @@
 """Where simulated clients are trained. Others (worker processes, a Ray cluster) implement the same protocol."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from koinon.core.errors import ClientFailed
 from koinon.core.types import ClientId, Vector
@@ -25,6 +25,10 @@ class Engine(Protocol):
             model: The global model, float32 `[D]`.
             states: Stage state of each client of the cohort.
         """
+
+
+MakeEngine: TypeAlias = Callable[[Federation, Population, int], Engine]
+"""Federation, population and seed -> what trains the clients."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from koinon.core.errors import AdmissionError
@@ -118,7 +119,8 @@ def serve(
 
     async def main() -> None:
         with progress.following(info):
-            coordinator = Coordinator(app.federation, info, store, settings, time.monotonic, progress)
+            aside = partial(asyncio.get_running_loop().run_in_executor, None)
+            coordinator = Coordinator(app.federation, info, store, settings, time.monotonic, progress, aside)
             server = Server(coordinator, roster, linger_s)
             asgi = application(
                 server.handle,
@@ -129,8 +131,7 @@ def serve(
                 health=server.health,
             )
             async with listening(asgi, listen.host, listen.port, server_context(certificate, key)) as port:
-                name = "localhost" if listen.host in ("127.0.0.1", "0.0.0.0", "::", "::1") else listen.host
-                tell(f"wss://{name}:{port} {app.name} --server {key_text(identity.key)}{trusted}")
+                tell(f"wss://{listen.hosts[0]}:{port} {app.name} --server {key_text(identity.key)}{trusted}")
                 await server.run()
 
     try:

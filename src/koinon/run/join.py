@@ -14,7 +14,7 @@ from typing import Any, assert_never
 from koinon.core.errors import PolicyRefused, ProtocolViolation, Unavailable
 from koinon.data.dataset import DataSet
 from koinon.federation import Federation
-from koinon.protocol.messages import Accepted, Chunk, FromServer, Goodbye, Heartbeat, Leave, Offer, Welcome
+from koinon.protocol.messages import Accepted, Chunk, FromServer, Goodbye, Heartbeat, Leave, Offer, Refused, Welcome
 from koinon.protocol.node import Evaluate, Event, Lost, Quit, Received, Say, Train, Upload
 from koinon.run.failpoint import reach
 from koinon.run.journal import Journal
@@ -217,7 +217,10 @@ class Node:
                     reach("node before acknowledgement")
                 self._do(participant.handle(Received(message)))
                 if isinstance(message, Accepted):
+                    log("round {round}: accepted", round=message.round)
                     reach("node between rounds")
+                elif isinstance(message, Refused):
+                    log("round {round}: refused: {reason}", logging.WARNING, round=message.round, reason=message.reason)
 
     async def _beat(self, outbox: Outbox) -> None:
         while True:
@@ -262,11 +265,11 @@ class Node:
         """Train or evaluate, one job at a time; the connection may come and go meanwhile."""
         participant = self._participant
         assert participant is not None
-        async with self._training:
-            event: Event = await asyncio.to_thread(participant.work, job)
         try:
+            async with self._training:
+                event: Event = await asyncio.to_thread(participant.work, job)
             self._do(participant.handle(event))
-        except Unavailable as error:
+        except (OSError, Unavailable) as error:
             log("not durable, so not done: {reason}", logging.ERROR, reason=str(error))
             await asyncio.sleep(LONGEST_WAIT_S)
             self._start(job)

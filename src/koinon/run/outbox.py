@@ -1,6 +1,7 @@
 """What waits to be sent over one connection: messages, and blobs that are read only as fast as they leave."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +38,15 @@ class FileChunks:
     moment: str
 
     def __iter__(self) -> Iterator[Chunk]:
+        """The blob's pieces; none when its file is gone, because what it was for is over."""
         offset = self.offset
-        for piece in read_span(self.path, self.begin + offset, self.begin + self.size):
-            for start in range(0, len(piece), CHUNK_BYTES):
-                part = piece[start : start + CHUNK_BYTES]
-                yield Chunk(self.digest, offset, part)
-                offset += len(part)
-                reach(self.moment)
+        with contextlib.suppress(FileNotFoundError):
+            for piece in read_span(self.path, self.begin + offset, self.begin + self.size):
+                for start in range(0, len(piece), CHUNK_BYTES):
+                    part = piece[start : start + CHUNK_BYTES]
+                    yield Chunk(self.digest, offset, part)
+                    offset += len(part)
+                    reach(self.moment)
 
 
 Item: TypeAlias = Message | FileChunks

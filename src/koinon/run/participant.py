@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, assert_never
 
-from koinon.core.errors import ClientFailed, KoinonError, PolicyRefused
+from koinon.core.errors import ClientFailed, KoinonError, PolicyRefused, Unavailable
 from koinon.core.types import ClientId
 from koinon.data.dataset import DataSet
 from koinon.evaluate.evaluation import on_client
@@ -73,7 +73,7 @@ class Participant:
 
     def connected(self) -> list[Out]:
         """The server has let the node in."""
-        return self.handle(Connected(*self.journal.holding()))
+        return self.handle(Connected(*self.journal.holding(), len(self.data.train)))
 
     def handle(self, event: Event) -> list[Out]:
         """Take an event through the protocol; returns what is to be sent and done, in order.
@@ -109,7 +109,11 @@ class Participant:
         return path
 
     def work(self, job: Job) -> Event:
-        """Do a job, on any thread; the event is for `handle`."""
+        """Do a job, on any thread; the event is for `handle`.
+
+        Raises:
+            OSError, Unavailable: if the disk is full or broken; the job can be done again.
+        """
         match job:
             case Train():
                 return self._train(job.task)
@@ -141,6 +145,7 @@ class Participant:
         return []
 
     def _train(self, task: Task) -> Event:
+        log("round {round}: training", round=task.round, cohort=task.cohort)
         try:
             self.policy.check_task(task.round, task.cohort)
             return Trained(self._offer(task))
@@ -152,6 +157,10 @@ class Participant:
             # A library's own words can quote the data: the owner reads them in the log, the server does not.
             cause = type(failure.__cause__).__name__ if failure.__cause__ is not None else None
             return GaveUp(Failed(task.round, f"{cause} in training; see the node's log" if cause else str(failure)))
+        except FileNotFoundError:  # the server has gone on, and its next model has taken this one's place
+            return GaveUp(Failed(task.round, f"the model of round {task.round} is no longer here"))
+        except (OSError, Unavailable):
+            raise  # the disk is full or broken: the job can be done again
         except Exception as error:  # a fault in the app must not take the node down; the server is told
             reason = f"{type(error).__name__}: {error}"[:500]
             log("round {round} failed: {reason}", logging.ERROR, round=task.round, reason=reason)

@@ -19,6 +19,7 @@ from rich.text import Text
 from koinon.core.types import ClientId, canonical
 from koinon.run import figures
 from koinon.run.history import Outcome, RoundRecord, RunInfo, Values
+from koinon.run.log import log
 
 SHOWN_CLIENTS = 20
 """Clients in the live table; the others are counted below it."""
@@ -165,6 +166,35 @@ class PlainProgress:
     def note(self, text: str) -> None:
         """The text as one line."""
         print(figures.line(text, 400), file=self._stream or sys.stderr, flush=True)
+
+
+class LoggedProgress(Quiet):
+    """Every event as a log line, for programs that read the log."""
+
+    def __init__(self) -> None:
+        self._waiting = ""
+
+    def opened(self, round: int, cohort: Sequence[ClientId]) -> None:
+        """`round 3 opened: 4 nodes`."""
+        log("round {round} opened: {nodes} nodes", round=round, nodes=len(cohort), cohort=list(cohort))
+
+    def replied(self, round: int, client: ClientId, outcome: Outcome, reason: str = "") -> None:
+        """`round 3: cleveland accepted`."""
+        log("round {round}: {node} {outcome}", round=round, node=client, outcome=outcome, reason=reason)
+
+    def closed(self, record: RoundRecord) -> None:
+        """`round 3 closed`."""
+        log("round {round} closed", round=record.round, digest=record.digest, metrics=dict(record.metrics))
+
+    def waiting(self, what: str) -> None:
+        """What has changed."""
+        if what and what != self._waiting:
+            log("waiting for {what}", what=what)
+        self._waiting = what
+
+    def note(self, text: str) -> None:
+        """The text."""
+        log("{text}", text=text)
 
 
 class LiveProgress:

@@ -1,5 +1,6 @@
 """What a run came to, read from its folder."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,7 +80,7 @@ class Run:
             "id": self.id,
             "digest": self.digest,
             "rounds": len(self.history),
-            "metrics": dict(self.metrics),
+            "metrics": {name: value if math.isfinite(value) else None for name, value in self.metrics.items()},
             "epsilon": self.epsilon,
             "bytes_up": sum(record.bytes_up for record in self.history),
             "bytes_down": sum(record.bytes_down for record in self.history),

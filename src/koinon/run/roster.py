@@ -160,8 +160,12 @@ class Roster:
         row = self._database.execute("SELECT key FROM nodes WHERE name = ?", (name,)).fetchone()
         if row is not None and row[0] != key:
             raise AdmissionError(f"{name} is another identity's name; choose a new one, a name is never given twice")
-        self._database.execute("DELETE FROM nodes WHERE key = ?", (key,))
-        self._database.execute("INSERT INTO nodes VALUES (?, ?, 'approved')", (name, key))
+        known = self._database.execute("SELECT name, status FROM nodes WHERE key = ?", (key,)).fetchone()
+        if known is not None and known[1] == "revoked":
+            raise AdmissionError(f"the identity of {known[0]} was revoked; it cannot come back, make a new one")
+        if known is not None and known[0] != name:
+            raise AdmissionError(f"this identity is {known[0]}; an identity has one name")
+        self._database.execute("INSERT OR IGNORE INTO nodes VALUES (?, ?, 'approved')", (name, key))
         self._database.execute("DELETE FROM knocks WHERE key = ?", (key,))
 
     def _knock(self, key: bytes) -> None:

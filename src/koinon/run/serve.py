@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from koinon.core.errors import KoinonError, ProtocolViolation, Unavailable
+from koinon.core.errors import ClientFailed, KoinonError, ProtocolViolation, Unavailable
 from koinon.core.types import ClientId
 from koinon.protocol.events import (
     Close,
@@ -20,6 +20,7 @@ from koinon.protocol.events import (
     Left,
     Received,
     Send,
+    Stopped,
     Stream,
     Tick,
 )
@@ -32,7 +33,7 @@ from koinon.run.log import log
 from koinon.run.outbox import FileChunks, Outbox
 from koinon.run.roster import Roster
 from koinon.wire.channel import Applicant
-from koinon.wire.connection import Connection
+from koinon.wire.connection import HANDSHAKE_S, Connection
 
 TICK_S = 1.0
 """Seconds between the ticks that tell the protocol the time."""
@@ -75,7 +76,11 @@ class Server:
         name = await self._admitted(connection, applicant)
         if name is None:
             return
-        ready = await connection.receive()
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                ready = await connection.receive()
+        except TimeoutError:
+            raise ProtocolViolation(f"{name} did not say Ready within {HANDSHAKE_S:g} s") from None
         if isinstance(ready, Leave):
             log("{node} left: {reason}", node=name, reason=ready.reason)
             return
@@ -121,6 +126,8 @@ class Server:
         await self._say_goodbye()
         if self._fault is not None:
             raise self._fault
+        if self.coordinator.state.status == "aborted":
+            raise ClientFailed(f"run {self.coordinator.info.id} was aborted: {self.coordinator.state.reason}")
 
     def stop(self) -> None:
         """End soon; an unfinished run goes on when the server is started again."""
@@ -261,6 +268,9 @@ class Server:
             else:
                 await asyncio.sleep(RETRY_S)
                 self._start(self._job(job))
+            return
+        except ClientFailed as error:
+            self._event(Stopped(str(error)))
             return
         if isinstance(job, Seal):
             reach("server before acknowledgement")

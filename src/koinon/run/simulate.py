@@ -1,7 +1,7 @@
 """A federation in one process: the same protocol, the same work, no network."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +10,10 @@ import torch
 
 from koinon.aggregate.reducer import Matrix, Summing
 from koinon.core.errors import AdmissionError, ClientFailed, Unavailable
+from koinon.core.rng import generator
 from koinon.core.statistics import Statistic, merge, values
 from koinon.core.types import ClientId, Vector
-from koinon.data.population import Population
+from koinon.data.population import Population, Sizes
 from koinon.evaluate.evaluation import central, on_client
 from koinon.federation import Federation
 from koinon.protocol import session
@@ -34,8 +35,8 @@ from koinon.protocol.session import SessionState, Terms
 from koinon.run import checkpoint
 from koinon.run.app import new_run_id
 from koinon.run.checkpoint import ServerState
-from koinon.run.coordinator import TRAINING, draw
-from koinon.run.engine import Engine, InProcess
+from koinon.run.coordinator import TRAINING
+from koinon.run.engine import Engine, InProcess, MakeEngine
 from koinon.run.history import Participation, RoundRecord, RunInfo
 from koinon.run.progress import Progress, progress_for
 from koinon.run.result import Run
@@ -60,6 +61,7 @@ def simulate(
     name: str = "simulation",
     clients: int | None = None,
     resume: str | None = None,
+    engine: MakeEngine = InProcess,
     progress: Progress | None = None,
 ) -> Run:
     """Run a federation in this process. Equal seeds give equal bits.
@@ -68,11 +70,12 @@ def simulate(
         federation: What is trained.
         population: The clients.
         seed: Of everything that is drawn.
-        workers: Processes that train clients; 1, this one.
+        workers: Processes that train clients; must be 1, this one, in this version.
         runs: Folder of the runs' folders.
         name: What the run's id and its report call it: an app's file, for instance.
         clients: The number of clients that was asked for, to be recorded with the run.
         resume: Id of a run to go on with.
+        engine: Makes, from federation, population and seed, what trains the clients.
         progress: Told what happens; by default a live view in terminals and notebooks.
 
     Raises:
@@ -100,10 +103,9 @@ def simulate(
     store = Store(folder)
     info = _agreed(store.info(), info)
     progress = progress or progress_for()
-    engine = InProcess(federation, population, seed)
     try:
         with progress.following(info):
-            _Simulation(federation, population, info, store, engine, progress).go()
+            _Simulation(federation, population, info, store, engine(federation, population, seed), progress).go()
         return Run.read(store, layout).publish()
     finally:
         store.close()
@@ -165,8 +167,10 @@ class _Simulation:
         self.store.begin(self.info)
         return first
 
-    def _draw(self, round: int, present: Sequence[ClientId]) -> list[ClientId]:
-        return draw(self.federation, self.info.seed, round, self.population.ids)
+    def _draw(self, round: int, present: Mapping[ClientId, int]) -> list[ClientId]:
+        """The cohort, from the whole population: simulated clients are here when they are asked."""
+        sampler, rng = self.federation.strategy.sample, generator(self.info.seed, "sample", round)
+        return sampler.sample(self.population.ids, round, rng, Sizes(self.population))
 
     def _step(self, event: Event) -> tuple[Effect, ...]:
         self.state, effects = session.step(self.terms, self.state, event)

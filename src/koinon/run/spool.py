@@ -132,13 +132,16 @@ class Spool:
         """The node is gone; its bytes stay for when it comes back."""
         self._arriving.pop(node, None)
 
-    def drop(self, through: int) -> None:
-        """Delete the files of all rounds up to `through`."""
-        for folder in self._folder.glob("round-*"):
-            if int(folder.name.partition("-")[2]) <= through:
-                shutil.rmtree(folder)
+    def end(self, through: int) -> None:
+        """Rounds up to `through` have closed: what still arrives for them means nothing."""
         for arriving in self._arriving.values():
             arriving.over |= arriving.round <= through
+
+    def drop(self, through: int) -> None:
+        """Delete the files of all rounds up to `through`, which have ended; on any thread. What is left goes next time."""
+        for folder in self._folder.glob("round-*"):
+            if int(folder.name.partition("-")[2]) <= through:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _append(self, path: Path, data: bytes) -> None:
         with path.open("ab") as file:

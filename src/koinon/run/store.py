@@ -165,10 +165,10 @@ class Store:
         return self.checkpoints / f"round-{round:06d}.safetensors"
 
     def drop_checkpoints(self, before: int) -> None:
-        """Delete the states after rounds earlier than `before`."""
+        """Delete the states after rounds earlier than `before`; on any thread."""
         for path in self.checkpoints.glob("round-*.safetensors"):
             if int(path.stem.partition("-")[2]) < before:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def verify(self) -> int:
         """Check the audit chain, and the tables against it; returns the number of entries.

@@ -1,6 +1,6 @@
 """A strategy: everything about a federation but the model and the data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from koinon.aggregate.mean import Mean
 from koinon.aggregate.reducer import Reducer
@@ -34,7 +34,7 @@ class Strategy:
     stages: Chain = Chain()
     codec: Codec = Float32()
     reducer: Reducer = Mean()
-    server: ServerOptimizer = ServerOptimizer()
+    server: ServerOptimizer = field(default_factory=ServerOptimizer)
     correction: Correction | None = None
 
     def __post_init__(self) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from benchmarks import bare
 from benchmarks.figures import Figure
 from benchmarks.trials import APPS, closings, processor, trial, until
+from koinon.durable.store import Store
 from koinon.run.app import load_app
-from koinon.run.store import Store
 from koinon.run.up import Trial
 from koinon.run.work import first_state, train
 from koinon.wire.certificates import make_authority

@@ -16,7 +16,7 @@ from torch import nn
 import koinon as kn
 from benchmarks.figures import Figure
 from koinon.core.errors import Unavailable
-from koinon.run.progress import Quiet
+from koinon.view.progress import Quiet
 
 CLIENTS, COHORT, EXAMPLES = 1000, 100, 60
 BATCH, RATE = 20, 0.05

@@ -17,14 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from koinon import KoinonError, Population, Unavailable, VerificationFailed, simulate
-from koinon.run import report
+from koinon.durable.store import Store
 from koinon.run.app import App, load_app, new_run_id
 from koinon.run.compare import compare, rivals
-from koinon.run.progress import Quiet
-from koinon.run.report import Comparison
 from koinon.run.result import Run
-from koinon.run.store import Store
 from koinon.run.up import Trial
+from koinon.view import report
+from koinon.view.progress import Quiet
+from koinon.view.report import Comparison
 
 APP = os.path.relpath(Path(__file__).with_name("hospitals.py"))
 RUNS = Path("runs")

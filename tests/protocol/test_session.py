@@ -325,7 +325,10 @@ def test_nobody_left_to_ask_is_said():
     run.join("a", "b")
     run.answer("a")
     run(Received("b", Declined(1, "not today")))
-    assert waiting_for(run.terms, run.state) == "a node that has not been asked for round 1; all others failed, declined or left"
+    assert (
+        waiting_for(run.terms, run.state)
+        == "a node that has not been asked for round 1; all others failed, declined or left"
+    )
     assert sent(run.join("c"), Task).keys() == {"c"}
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 import koinon as kn
 from koinon.run.compare import TOGETHER, compare, rivals
-from koinon.run.progress import Quiet
+from koinon.view.progress import Quiet
 
 
 def model() -> nn.Module:

@@ -12,9 +12,9 @@ from koinon.core.rng import generator
 from koinon.core.types import Update
 from koinon.learn.learner import LocalTask
 from koinon.run.engine import InProcess
-from koinon.run.progress import Quiet
 from koinon.run.simulate import simulate
 from koinon.update.stage import OnClient
+from koinon.view.progress import Quiet
 
 
 def model():

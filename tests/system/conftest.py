@@ -14,6 +14,8 @@ import pytest
 
 import koinon as kn
 from koinon.cli.options import load
+from koinon.durable.roster import Roster
+from koinon.durable.store import Store
 from koinon.protocol.messages import Goodbye, Welcome
 from koinon.run import serve
 from koinon.run.app import load_app
@@ -22,8 +24,6 @@ from koinon.run.coordinator import Coordinator, Settings
 from koinon.run.engine import InProcess
 from koinon.run.join import Address, Node
 from koinon.run.policy import Policy
-from koinon.run.roster import Roster
-from koinon.run.store import Store
 from koinon.run.up import Trial
 from koinon.wire.certificates import Authority, certificate_digest, client_context, make_authority, server_context
 from koinon.wire.connect import connect
@@ -32,7 +32,7 @@ from koinon.wire.identity import Identity
 from koinon.wire.listen import application, listening
 
 APPS = Path(__file__).parent / "apps"
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 """Longest that any run here may take; the machine may be busy."""
 
 

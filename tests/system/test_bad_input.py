@@ -35,7 +35,7 @@ from koinon.protocol.messages import (
 from koinon.protocol.session import LONGEST_TICK_S, SessionState, Terms, step
 
 THREE = {"minimum_nodes": 3, "quorum": 0.6}
-LIMIT = 60.0
+LIMIT = 120.0
 
 
 def values(count, **odd):

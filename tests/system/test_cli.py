@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from koinon.cli.main import main
+from koinon.durable.store import Store
 from koinon.run.app import load_app
-from koinon.run.store import Store
 from koinon.run.up import Trial
 
 COMMANDS = [
@@ -24,7 +24,7 @@ COMMANDS = [
     "data list", "data show",
 ]  # fmt: skip
 RESULT = {"digest", "rounds", "metrics", "epsilon", "bytes_up", "bytes_down", "seconds", "path"}
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 
 
 class Ended:

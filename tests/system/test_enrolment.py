@@ -7,11 +7,11 @@ import pytest
 
 from koinon.cli import enroll
 from koinon.core.errors import PolicyRefused, ProtocolViolation
+from koinon.durable import roster
+from koinon.durable.roster import Roster
 from koinon.protocol import session
 from koinon.protocol.messages import Goodbye, Ready, Task, Welcome
-from koinon.run import roster
 from koinon.run.policy import Policy
-from koinon.run.roster import Roster
 from koinon.wire.identity import Identity, key_text
 
 LIMIT = 60.0

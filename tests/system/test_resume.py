@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from koinon.durable.store import Store
 from koinon.protocol import session
 from koinon.protocol.messages import Goodbye
 from koinon.run.app import load_app
 from koinon.run.coordinator import Settings
 from koinon.run.host import STOPPED
-from koinon.run.store import Store
 from koinon.run.up import Trial
 from koinon.wire.certificates import client_context
 from koinon.wire.connect import connect
 from koinon.wire.identity import Identity, parse_key
 
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 
 
 def koinon(*arguments, **options):

@@ -8,8 +8,8 @@ import typer
 from koinon.cli.network import HOME
 from koinon.cli.options import Json, encoded, tell
 from koinon.core.errors import AdmissionError
+from koinon.durable.roster import Roster
 from koinon.run.host import Home
-from koinon.run.roster import Roster
 from koinon.wire.identity import key_text, parse_key
 
 app = typer.Typer(help="Identities, approvals, tokens, revocations.", no_args_is_help=True)

@@ -12,10 +12,10 @@ from koinon.run import host as processes
 from koinon.run.app import new_run_id
 from koinon.run.coordinator import Settings
 from koinon.run.host import Home, Listen
-from koinon.run.log import configure, log
 from koinon.run.policy import Policy
-from koinon.run.progress import LoggedProgress, progress_for
 from koinon.run.up import Trial
+from koinon.view.log import configure, log
+from koinon.view.progress import LoggedProgress, progress_for
 from koinon.wire.certificates import LOOPBACK
 
 HOME = Path(".koinon")

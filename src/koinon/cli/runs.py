@@ -7,11 +7,11 @@ import typer
 
 from koinon.cli.options import RUNS, Json, Runs, encoded, load, show
 from koinon.core.errors import AdmissionError, VerificationFailed
-from koinon.run import checkpoint
+from koinon.durable import checkpoint
+from koinon.durable.store import Store
 from koinon.run.catalog import all_runs, folder_of
 from koinon.run.result import Run
 from koinon.run.simulate import simulate
-from koinon.run.store import Store
 
 app = typer.Typer(help="What was run, going on with it, checking it.", no_args_is_help=True)
 

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from koinon.core.errors import AdmissionError, Unavailable
+from koinon.durable.history import RunInfo
+from koinon.durable.store import Store
 from koinon.federation import Federation
 from koinon.run.app import App, new_run_id
-from koinon.run.history import RunInfo
-from koinon.run.store import Store
 
 
 def folder_of(runs: Path, id: str) -> Path:

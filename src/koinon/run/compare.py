@@ -13,13 +13,13 @@ from koinon.core.statistics import Metrics, merge, values
 from koinon.core.types import ClientId, Vector
 from koinon.data.dataset import DataSet, Samples
 from koinon.data.population import Population
+from koinon.durable.history import Values
 from koinon.evaluate.evaluation import Evaluation, on_client
 from koinon.federation import Federation
 from koinon.learn.learner import Learner
-from koinon.run.history import Values
-from koinon.run.report import Comparison
 from koinon.run.work import EncodedRows, advance, first_state, train
 from koinon.update.codec import InMemory
+from koinon.view.report import Comparison
 
 TOGETHER = "together"
 """Column of all owners' test parts as one test set."""

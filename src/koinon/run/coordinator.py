@@ -17,6 +17,11 @@ from koinon.core.errors import AdmissionError, ClientFailed, ProtocolViolation
 from koinon.core.rng import generator
 from koinon.core.statistics import Metrics, merge, values
 from koinon.core.types import ClientId
+from koinon.durable import checkpoint
+from koinon.durable.failpoint import reach
+from koinon.durable.history import Participation, RoundRecord, RunInfo
+from koinon.durable.spool import Spool
+from koinon.durable.store import Durable, Evaluated, Store
 from koinon.evaluate.evaluation import central
 from koinon.federation import Federation
 from koinon.protocol import session
@@ -39,14 +44,9 @@ from koinon.protocol.events import (
 from koinon.protocol.messages import Blob, Chunk, Continue
 from koinon.protocol.round import RoundState
 from koinon.protocol.session import SessionState, Terms
-from koinon.run import checkpoint
-from koinon.run.failpoint import reach
-from koinon.run.history import Participation, RoundRecord, RunInfo
-from koinon.run.progress import Progress, Quiet
-from koinon.run.spool import Spool
-from koinon.run.store import Durable, Evaluated, Store
 from koinon.run.work import EncodedRows, advance, first_state
 from koinon.update.codec import OnDisk
+from koinon.view.progress import Progress, Quiet
 
 TRAINING = "train_"
 """Prefix of the names of metrics of local training."""

@@ -13,15 +13,15 @@ from typing import Any, assert_never
 
 from koinon.core.errors import PolicyRefused, ProtocolViolation, Unavailable
 from koinon.data.dataset import DataSet
+from koinon.durable.failpoint import reach
+from koinon.durable.journal import Journal
 from koinon.federation import Federation
 from koinon.protocol.messages import Accepted, Chunk, FromServer, Goodbye, Heartbeat, Leave, Offer, Refused, Welcome
 from koinon.protocol.node import Evaluate, Event, Lost, Quit, Received, Say, Train, Upload
-from koinon.run.failpoint import reach
-from koinon.run.journal import Journal
-from koinon.run.log import log
 from koinon.run.outbox import FAREWELL_S, FileChunks, Outbox
 from koinon.run.participant import Job, Out, Participant
 from koinon.run.policy import Policy
+from koinon.view.log import log
 from koinon.wire.connect import connect
 from koinon.wire.connection import Connection
 from koinon.wire.identity import Identity

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from koinon.core.errors import Unavailable
+from koinon.durable.checkpoint import read_span
+from koinon.durable.failpoint import reach
 from koinon.protocol.messages import CHUNK_BYTES, Chunk, Goodbye, Message
-from koinon.run.checkpoint import read_span
-from koinon.run.failpoint import reach
 from koinon.wire.connection import Connection
 
 FAREWELL_S = 2.0

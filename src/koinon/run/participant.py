@@ -13,6 +13,9 @@ from typing import TypeAlias, assert_never
 from koinon.core.errors import ClientFailed, KoinonError, PolicyRefused, Unavailable
 from koinon.core.types import ClientId
 from koinon.data.dataset import DataSet
+from koinon.durable import checkpoint
+from koinon.durable.failpoint import reach
+from koinon.durable.journal import Journal
 from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
 from koinon.protocol import node
@@ -34,12 +37,9 @@ from koinon.protocol.node import (
     Trained,
     Upload,
 )
-from koinon.run import checkpoint
-from koinon.run.failpoint import reach
-from koinon.run.journal import Journal
-from koinon.run.log import log
 from koinon.run.policy import Policy
 from koinon.run.work import train
+from koinon.view.log import log
 
 Job: TypeAlias = Train | Evaluate
 Out: TypeAlias = Say | Upload | Quit | Job

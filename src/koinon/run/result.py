@@ -10,9 +10,10 @@ import torch
 from koinon.core.errors import Unavailable
 from koinon.core.layout import Layout
 from koinon.core.types import Vector
-from koinon.run import checkpoint, report
-from koinon.run.history import RoundRecord, RunInfo, Values
-from koinon.run.store import Store
+from koinon.durable import checkpoint
+from koinon.durable.history import RoundRecord, RunInfo, Values
+from koinon.durable.store import Store
+from koinon.view import report
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from typing import assert_never
 
 from koinon.core.errors import ClientFailed, KoinonError, ProtocolViolation, Unavailable
 from koinon.core.types import ClientId
+from koinon.durable import checkpoint
+from koinon.durable.failpoint import reach
+from koinon.durable.roster import Roster
 from koinon.protocol.events import (
     Close,
     Closed,
@@ -26,12 +29,9 @@ from koinon.protocol.events import (
 )
 from koinon.protocol.messages import Chunk, FromNode, Goodbye, Leave, Ready, Welcome
 from koinon.protocol.session import waiting_for
-from koinon.run import checkpoint
 from koinon.run.coordinator import Coordinator, Job, Out, Seal
-from koinon.run.failpoint import reach
-from koinon.run.log import log
 from koinon.run.outbox import FileChunks, Outbox
-from koinon.run.roster import Roster
+from koinon.view.log import log
 from koinon.wire.channel import Applicant
 from koinon.wire.connection import HANDSHAKE_S, Connection
 

@@ -14,6 +14,10 @@ from koinon.core.rng import generator
 from koinon.core.statistics import Statistic, merge, values
 from koinon.core.types import ClientId, Vector
 from koinon.data.population import Population, Sizes
+from koinon.durable import checkpoint
+from koinon.durable.checkpoint import ServerState
+from koinon.durable.history import Participation, RoundRecord, RunInfo
+from koinon.durable.store import Store
 from koinon.evaluate.evaluation import central, on_client
 from koinon.federation import Federation
 from koinon.protocol import session
@@ -32,17 +36,13 @@ from koinon.protocol.events import (
 )
 from koinon.protocol.messages import Blob, Failed, Leave, Offer, Ready
 from koinon.protocol.session import SessionState, Terms
-from koinon.run import checkpoint
 from koinon.run.app import new_run_id
-from koinon.run.checkpoint import ServerState
 from koinon.run.coordinator import TRAINING
 from koinon.run.engine import Engine, InProcess, MakeEngine
-from koinon.run.history import Participation, RoundRecord, RunInfo
-from koinon.run.progress import Progress, progress_for
 from koinon.run.result import Run
-from koinon.run.store import Store
 from koinon.run.work import ClientState, Local, advance, first_state
 from koinon.update.codec import InMemory
+from koinon.view.progress import Progress, progress_for
 
 _NOWHERE = "0" * 64
 """Digest of an update that does not travel."""

@@ -13,9 +13,9 @@ from types import TracebackType
 
 from koinon.core.errors import Unavailable
 from koinon.core.types import ClientId
+from koinon.durable.roster import Roster
+from koinon.durable.store import Store
 from koinon.run.host import Home
-from koinon.run.roster import Roster
-from koinon.run.store import Store
 from koinon.wire.certificates import make_authority
 from koinon.wire.identity import key_text
 

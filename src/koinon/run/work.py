@@ -10,10 +10,10 @@ from koinon.core.rng import generator
 from koinon.core.statistics import Metrics
 from koinon.core.types import ClientId, Cohort, Vector
 from koinon.data.dataset import DataSet
+from koinon.durable.checkpoint import ServerState
 from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
 from koinon.learn.learner import LocalTask
-from koinon.run.checkpoint import ServerState
 from koinon.update.codec import Codec, Encoded
 
 ClientState = Mapping[str, torch.Tensor]

@@ -11,10 +11,10 @@ import torch
 
 from koinon.core.errors import Unavailable
 from koinon.core.types import ClientId
+from koinon.durable.journal import Journal
+from koinon.durable.spool import Spool
+from koinon.durable.store import Store
 from koinon.protocol.messages import Blob
-from koinon.run.journal import Journal
-from koinon.run.spool import Spool
-from koinon.run.store import Store
 from koinon.update.codec import Codec
 
 

@@ -12,13 +12,13 @@ import torch
 
 from koinon.core.errors import KoinonError
 from koinon.core.types import ClientId, canonical
+from koinon.durable import checkpoint
+from koinon.durable.history import RoundRecord
+from koinon.durable.journal import Journal
 from koinon.protocol import node as on_node
 from koinon.protocol.events import Arrived, Disconnect, Event, RoundOpened, Send
 from koinon.protocol.messages import Accepted, Chunk, Finished, FromNode, Offer, Refused, Task
-from koinon.run import checkpoint
 from koinon.run.coordinator import Coordinator, Job, Out, Seal
-from koinon.run.history import RoundRecord
-from koinon.run.journal import Journal
 from koinon.testing.network import Link
 
 _DISHONEST = ("digest", "NaN", "different", "bytes", "decoded", "asked")

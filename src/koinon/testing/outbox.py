@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from koinon.durable.checkpoint import read_span
 from koinon.protocol.messages import Chunk, Message
-from koinon.run.checkpoint import read_span
 from koinon.testing.process import Process
 
 CHUNK = 12

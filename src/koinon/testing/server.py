@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 from koinon.core.errors import KoinonError, ProtocolViolation, Unavailable
 from koinon.core.types import ClientId
+from koinon.durable import checkpoint
+from koinon.durable.history import RunInfo
 from koinon.federation import Federation
 from koinon.protocol.events import (
     Close,
@@ -19,9 +21,7 @@ from koinon.protocol.events import (
     Tick,
 )
 from koinon.protocol.messages import Chunk, FromNode, Goodbye, Message, Ready, Welcome
-from koinon.run import checkpoint
 from koinon.run.coordinator import Coordinator, Job, Out, Seal
-from koinon.run.history import RunInfo
 from koinon.testing.disk import Disk
 from koinon.testing.invariants import require
 from koinon.testing.network import Link

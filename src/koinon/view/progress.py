@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from koinon.core.types import ClientId, canonical
-from koinon.run import figures
-from koinon.run.history import Outcome, RoundRecord, RunInfo, Values
-from koinon.run.log import log
+from koinon.durable.history import Outcome, RoundRecord, RunInfo, Values
+from koinon.view import figures
+from koinon.view.log import log
 
 SHOWN_CLIENTS = 20
 """Clients in the live table; the others are counted below it."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from koinon.core.errors import AdmissionError
-from koinon.run.log import configure, log
+from koinon.view.log import configure, log
 
 LOGGERS = ("", "koinon", "uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 

@@ -9,11 +9,11 @@ from statistics import median
 
 from koinon.core.errors import AdmissionError, Unavailable
 from koinon.core.types import ClientId, canonical
-from koinon.run import charts, figures, participation
-from koinon.run.charts import Point
-from koinon.run.checkpoint import replacing
-from koinon.run.history import RoundRecord, RunInfo, Values
-from koinon.run.markup import Html, element, join, table
+from koinon.durable.checkpoint import replacing
+from koinon.durable.history import RoundRecord, RunInfo, Values
+from koinon.view import charts, figures, participation
+from koinon.view.charts import Point
+from koinon.view.markup import Html, element, join, table
 
 SHOWN_ROUNDS = 1000
 """Rounds in the table of numbers; of a longer run, the last ones."""

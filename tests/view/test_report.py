@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from koinon.core.errors import AdmissionError, Unavailable
-from koinon.run import charts, figures, participation, report
-from koinon.run.history import Participation, RoundRecord, RunInfo
+from koinon.durable.history import Participation, RoundRecord, RunInfo
+from koinon.view import charts, figures, participation, report
 
 INFO = RunInfo(
     id="brave-otter",

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from koinon.core.errors import ProtocolViolation, Unavailable
+from koinon.durable.spool import Spool
 from koinon.protocol.messages import Blob, Chunk
-from koinon.run.spool import Spool
 from koinon.update.codec import Float32
 
 LENGTH = 8

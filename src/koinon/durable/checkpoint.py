@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from koinon.core.errors import Unavailable, VerificationFailed
 from koinon.core.layout import Layout
 from koinon.core.types import Vector
-from koinon.run.failpoint import reach
+from koinon.durable.failpoint import reach
 
 READ_BYTES = 1 << 20
 

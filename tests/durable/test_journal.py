@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from koinon.core.errors import Unavailable
 from koinon.core.statistics import Ratio
+from koinon.durable.journal import Journal
 from koinon.protocol.messages import Blob, Chunk, Offer
 from koinon.protocol.node import Entry
-from koinon.run.journal import Journal
 
 MODEL = torch.linspace(0, 1, 8).numpy().tobytes()
 

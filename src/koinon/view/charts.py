@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-from koinon.run.markup import Html, element
+from koinon.view.markup import Html, element
 
 Point: TypeAlias = tuple[float, float]
 """A round and a finite value."""

@@ -17,8 +17,8 @@ import torch
 
 from koinon.core.errors import ProtocolViolation, Unavailable
 from koinon.core.types import ClientId
+from koinon.durable.checkpoint import read_span, sync_folder
 from koinon.protocol.messages import Blob, Chunk
-from koinon.run.checkpoint import read_span, sync_folder
 from koinon.update.codec import Codec, OnDisk
 
 FINITE_BLOCK = 1 << 20

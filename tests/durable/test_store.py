@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from koinon.core.errors import Unavailable, VerificationFailed
 from koinon.core.statistics import Ratio
+from koinon.durable.history import Participation, RoundRecord, RunInfo
+from koinon.durable.store import Store
 from koinon.protocol.events import HandedOver, RoundExtended, RoundOpened, RunEnded, Settled
 from koinon.protocol.messages import Blob, Delivered, Offer
-from koinon.run.history import Participation, RoundRecord, RunInfo
-from koinon.run.store import Store
 
 INFO = RunInfo("run", "app.py", "d" * 64, 2, 7, 8, "2000-01-01T00:00:00Z", "running", "network")
 OPENED = RoundOpened(1, ("a", "b"), 2, 1)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from koinon.core.errors import VerificationFailed
-from koinon.run import audit
+from koinon.durable import audit
 
 
 def written(entries=5):

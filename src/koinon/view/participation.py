@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from koinon.core.types import ClientId, canonical
-from koinon.run import figures
-from koinon.run.history import Outcome, Participation, RoundRecord
-from koinon.run.markup import Html, element, table
+from koinon.durable.history import Outcome, Participation, RoundRecord
+from koinon.view import figures
+from koinon.view.markup import Html, element, table
 
 SHOWN_CLIENTS = 100
 """Clients that a grid or a table names; totals always cover all."""

@@ -21,10 +21,10 @@ import msgspec
 from koinon.core.errors import Unavailable, VerificationFailed
 from koinon.core.statistics import Metrics, Statistic, merge, values
 from koinon.core.types import ClientId, canonical
+from koinon.durable import audit
+from koinon.durable.history import RoundRecord, RunInfo
 from koinon.protocol.events import HandedOver, Record, RoundExtended, RoundOpened, RunEnded, Settled
 from koinon.protocol.messages import Offer
-from koinon.run import audit
-from koinon.run.history import RoundRecord, RunInfo
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (info TEXT NOT NULL) STRICT;

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from koinon.core.errors import AdmissionError, ProtocolViolation, Unavailable
-from koinon.run import roster
-from koinon.run.roster import Entry, Roster, check_name
+from koinon.durable import roster
+from koinon.durable.roster import Entry, Roster, check_name
 from koinon.wire.channel import Applicant
 from koinon.wire.identity import key_text
 

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from koinon.core.errors import Unavailable
 from koinon.core.types import Vector
+from koinon.durable.checkpoint import read_span, replacing
 from koinon.protocol.messages import Blob, Chunk, Offer
 from koinon.protocol.node import Entry
-from koinon.run.checkpoint import read_span, replacing
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS journal (round INTEGER PRIMARY KEY, model TEXT NOT NULL, offer BLOB) STRICT;

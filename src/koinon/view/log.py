@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from koinon.core.errors import AdmissionError
-from koinon.run import figures
+from koinon.view import figures
 
 LEVELS = ("debug", "info", "warning", "error")
 """What a level may be called."""

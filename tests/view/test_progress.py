@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from koinon.run.history import Participation, RoundRecord, RunInfo
-from koinon.run.progress import SHOWN_CLIENTS, LiveProgress, PlainProgress, Progress, Quiet, progress_for
+from koinon.durable.history import Participation, RoundRecord, RunInfo
+from koinon.view.progress import SHOWN_CLIENTS, LiveProgress, PlainProgress, Progress, Quiet, progress_for
 
 INFO = RunInfo("brave-otter", "app.py", "00" * 32, 30, 0, 10, "2030-01-02T03:04:05Z", "running", "network")
 RECORD = RoundRecord(

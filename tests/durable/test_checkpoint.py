@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from koinon.core.errors import VerificationFailed
 from koinon.core.layout import Layout
-from koinon.run import checkpoint
-from koinon.run.checkpoint import ServerState
+from koinon.durable import checkpoint
+from koinon.durable.checkpoint import ServerState
 
 
 def same(first, second):

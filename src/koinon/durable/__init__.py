@@ -1,0 +1,1 @@
+"""What must survive a crash: runs, checkpoints, arriving updates, journals, rosters, the audit log."""

@@ -1,0 +1,1 @@
+"""What a person sees: the live view, the log, the report of a run."""

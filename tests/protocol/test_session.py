@@ -44,7 +44,8 @@ from koinon.protocol.messages import (
     Refused,
     Task,
 )
-from koinon.protocol.session import LONGEST_TICK_S, PROBE_S, SessionState, Terms, restored, step, waiting_for
+from koinon.protocol.session import LONGEST_TICK_S, PROBE_S, restored, step
+from koinon.protocol.state import SessionState, Terms, waiting_for
 
 NODES = ("a", "b", "c", "d")
 SIZE = 32

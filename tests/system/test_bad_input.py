@@ -32,7 +32,8 @@ from koinon.protocol.messages import (
     Refused,
     Task,
 )
-from koinon.protocol.session import LONGEST_TICK_S, SessionState, Terms, step
+from koinon.protocol.session import LONGEST_TICK_S, step
+from koinon.protocol.state import SessionState, Terms
 
 THREE = {"minimum_nodes": 3, "quorum": 0.6}
 LIMIT = 120.0

@@ -43,7 +43,7 @@ from koinon.protocol.events import (
 )
 from koinon.protocol.messages import Blob, Chunk, Continue
 from koinon.protocol.round import RoundState
-from koinon.protocol.session import SessionState, Terms
+from koinon.protocol.state import SessionState, Terms
 from koinon.run.work import EncodedRows, advance, first_state
 from koinon.update.codec import OnDisk
 from koinon.view.progress import Progress, Quiet
@@ -54,7 +54,7 @@ TRAINING = "train_"
 
 @dataclass(frozen=True)
 class Settings:
-    """How a server waits for its nodes; see `koinon.protocol.session.Terms` for the meaning of each.
+    """How a server waits for its nodes; see `koinon.protocol.state.Terms` for the meaning of each.
 
     Raises:
         AdmissionError: if a value is out of its bounds.

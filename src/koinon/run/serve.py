@@ -28,7 +28,7 @@ from koinon.protocol.events import (
     Tick,
 )
 from koinon.protocol.messages import Chunk, FromNode, Goodbye, Leave, Ready, Welcome
-from koinon.protocol.session import waiting_for
+from koinon.protocol.state import waiting_for
 from koinon.run.coordinator import Coordinator, Job, Out, Seal
 from koinon.run.outbox import FileChunks, Outbox
 from koinon.view.log import log

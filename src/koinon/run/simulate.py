@@ -35,7 +35,7 @@ from koinon.protocol.events import (
     Tick,
 )
 from koinon.protocol.messages import Blob, Failed, Leave, Offer, Ready
-from koinon.protocol.session import SessionState, Terms
+from koinon.protocol.state import SessionState, Terms
 from koinon.run.app import new_run_id
 from koinon.run.coordinator import TRAINING
 from koinon.run.engine import Engine, InProcess, MakeEngine

@@ -10,7 +10,7 @@ from koinon.core.types import ClientId
 from koinon.durable.history import RunInfo
 from koinon.federation import Federation
 from koinon.protocol.events import Stopped
-from koinon.protocol.session import waiting_for
+from koinon.protocol.state import waiting_for
 from koinon.run.policy import Policy
 from koinon.testing.disk import Disk, Killed
 from koinon.testing.invariants import Observer, require

@@ -1,0 +1,104 @@
+"""What the server's session knows: the terms it was started with, its members, its rounds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from koinon.core.types import ClientId, canonical
+from koinon.protocol.messages import Blob, Ready
+from koinon.protocol.round import RoundState
+
+Draw: TypeAlias = Callable[[int, Mapping[ClientId, int]], Sequence[ClientId]]
+"""Chooses a round's cohort: a pure function of the round and of the candidates, in canonical order, with the number of
+examples that each holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the server was started with.
+
+    Attributes:
+        rounds: Rounds to close.
+        draw: Chooses each round's cohort.
+        minimum_nodes: Nodes that must be here for a round to open; >= 1.
+        over_selection: Share of the cohort that need not answer: with 0.2, a cohort of 12 closes at 10 updates.
+        quorum: Share of the wanted updates without which a round cannot close; in (0, 1].
+        deadline_s: Session seconds that a cohort has to answer.
+        silence_s: Session seconds without a sign of life after which a node is cut.
+        update_bytes: Bytes that an update must have, None when the codec decides.
+    """
+
+    rounds: int
+    draw: Draw
+    minimum_nodes: int = 1
+    over_selection: float = 0.0
+    quorum: float = 1.0
+    deadline_s: float = 600.0
+    silence_s: float = 45.0
+    update_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node that has joined this run at some time.
+
+    Attributes:
+        here: Whether it is connected.
+        heard: Session time of its last sign of life.
+        ready: What it held when it last joined.
+        delivered: Whether it holds the final model.
+        probed: Session time by which it must show that it is alive, or None.
+    """
+
+    here: bool
+    heard: float
+    ready: Ready = field(default_factory=Ready)
+    delivered: bool = False
+    probed: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """A run as the server knows it.
+
+    Attributes:
+        model: The model that the next round starts from.
+        completed: Closed rounds.
+        status: Whether the run goes on.
+        round: The round that is open or closing.
+        members: Every node that joined since the server started and has not left politely.
+        now: Session time, seconds.
+        world: The world's clock at the last tick, None before the first.
+    """
+
+    model: Blob
+    completed: int = 0
+    status: Literal["running", "finished", "aborted"] = "running"
+    reason: str = ""
+    round: RoundState | None = None
+    members: Mapping[ClientId, Member] = field(default_factory=dict)
+    now: float = 0.0
+    world: float | None = None
+
+    @property
+    def present(self) -> list[ClientId]:
+        """Connected nodes, in canonical order."""
+        return canonical(node for node, member in self.members.items() if member.here)
+
+
+def waiting_for(terms: Terms, state: SessionState) -> str:
+    """What the run waits for, in one line for a person; empty when it waits for nothing."""
+    if state.status != "running":
+        away = [node for node, member in state.members.items() if not member.delivered]
+        return f"{', '.join(canonical(away))} to fetch the final model" if away else ""
+    if state.round is None:
+        missing = terms.minimum_nodes - len(state.present)
+        return f"{missing} more node{'s' if missing > 1 else ''} to join" if missing > 0 else ""
+    if state.round.closing:
+        return f"round {state.round.number} to be added up"
+    if not state.round.missing:
+        return f"a node that has not been asked for round {state.round.number}; all others failed, declined or left"
+    nodes = ", ".join(state.round.missing)
+    short = state.round.needed - len(state.round.accepted)
+    need = f" (at least {short} of them)" if 0 < short < len(state.round.missing) else ""
+    return f"updates for round {state.round.number} from {nodes}{need}"

@@ -23,7 +23,8 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks
 
 docs: .venv/ready
-	$(BIN)/mkdocs serve
+	$(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
 
 # 100,000 seeds of the fault simulator; `make test` runs 2,000.
 faults: .venv/ready

@@ -281,4 +281,4 @@ def test_a_simulation_that_is_interrupted_says_how_to_go_on(app, tmp_path):
         if line.startswith("round 2/"):
             break
     started.send_signal(signal.SIGINT)
-    assert "goes on with `koinon runs resume`" in ended(started).error(130)
+    assert "nothing is lost" in ended(started).error(130)

@@ -62,7 +62,7 @@ def main() -> None:
             _end(f"{words}; --help shows what there is", error.exit_code)
         code = error.exit_code  # without a command typer has shown the help
     except KeyboardInterrupt:
-        _end("interrupted; an unfinished run goes on with `koinon runs resume`", INTERRUPTED)
+        _end("interrupted; nothing is lost, `koinon runs list` shows how far it came", INTERRUPTED)
     except Exception as error:
         if os.environ.get("KOINON_DEBUG"):
             raise

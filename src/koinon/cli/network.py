@@ -36,7 +36,7 @@ def serve(
     rounds: Rounds = None,
     seed: Seed = 0,
     min_nodes: Annotated[int, typer.Option(help="Nodes that must be here for a round to open.")] = 2,
-    quorum: Annotated[float, typer.Option(help="Share of the cohort without which no round closes.")] = 1.0,
+    quorum: Annotated[float, typer.Option(help="Share of the cohort without which no round closes.")] = 0.5,
     over_select: Annotated[float, typer.Option(help="Share of the cohort that need not answer.")] = 0.0,
     deadline: Annotated[float, typer.Option(help="Seconds that a cohort has to answer.")] = 600.0,
     linger: Annotated[float, typer.Option(help="Seconds to wait at the end for nodes that are away.")] = 600.0,

@@ -62,7 +62,7 @@ class Settings:
 
     minimum_nodes: int = 2
     over_selection: float = 0.0
-    quorum: float = 1.0
+    quorum: float = 0.5
     deadline_s: float = 600.0
     silence_s: float = 45.0
 

@@ -84,6 +84,7 @@ class Node:
         self._home = home
         self._policy = policy
         self._token = token
+        self._run = ""
         self._participant: Participant | None = None
         self._outbox: Outbox | None = None
         self._jobs: set[asyncio.Task[None]] = set()
@@ -170,7 +171,8 @@ class Node:
         except PolicyRefused as refusal:
             await connection.send(Leave(str(refusal)))
             raise
-        if self._participant is None:
+        if self._participant is None or self._run != welcome.run:
+            self._run = welcome.run
             journal = Journal(self._home / welcome.run)
             self._participant = Participant(
                 self._federation, welcome.name, welcome.seed, self._data, journal, self._policy, time.monotonic

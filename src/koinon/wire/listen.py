@@ -14,7 +14,8 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -45,7 +46,7 @@ def application(
     certificate: str,
     metrics: Callable[[], str],
     health: Callable[[], Mapping[str, object]],
-) -> Starlette:
+) -> ASGIApp:
     """What the port answers.
 
     Args:
@@ -79,14 +80,21 @@ def application(
     async def show_health(_: Request) -> Response:
         return JSONResponse(health())
 
-    routes = [WebSocketRoute(PATH, federation), Route("/metrics", show_metrics), Route("/healthz", show_health)]
-    app = Starlette(routes=routes)
-    app.router.redirect_slashes = False
-    return app
+    pages = Starlette(routes=[Route("/metrics", show_metrics), Route("/healthz", show_health)])
+    pages.router.redirect_slashes = False
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        # Nodes go past Starlette's routing and middleware, which would keep 10 KiB for each and slow every message.
+        if scope["type"] == "websocket" and scope["path"] == PATH:
+            await federation(WebSocket(scope, receive, send))
+        else:
+            await pages(scope, receive, send)
+
+    return answer
 
 
 @contextlib.asynccontextmanager
-async def listening(app: Starlette, host: str, port: int, context: ssl.SSLContext) -> AsyncIterator[int]:
+async def listening(app: ASGIApp, host: str, port: int, context: ssl.SSLContext) -> AsyncIterator[int]:
     """Serve `app` over TLS while the body runs; gives the bound port. Closes every connection at the end.
 
     Signals stay with the caller.
@@ -180,7 +188,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, app: Starlette) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         config = uvicorn.Config(
             app,
             http=_Http,
@@ -193,6 +201,7 @@ class _Server(uvicorn.Server):
             log_level=logging.WARNING,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=_STOP_S,
         )
         config.load()

@@ -1,5 +1,6 @@
 """Frozen values that every layer speaks of."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -21,6 +22,11 @@ def canonical(clients: Iterable[ClientId]) -> list[ClientId]:
     So `"2"` comes before `"10"`, and the bits of a sum depend neither on arrival nor on the runtime.
     """
     return sorted(clients, key=lambda client: (len(client), client))
+
+
+def finite(vector: torch.Tensor) -> bool:
+    """Whether no element is NaN or infinite; one pass, where `torch.isfinite` needs more memory than the vector has."""
+    return vector.numel() == 0 or all(math.isfinite(bound) for bound in torch.aminmax(vector))  # NaN would be both
 
 
 @dataclass(frozen=True, slots=True)

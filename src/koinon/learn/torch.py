@@ -21,7 +21,7 @@ from koinon.core.errors import AdmissionError, ClientFailed, KoinonError
 from koinon.core.layout import Layout
 from koinon.core.rng import generator, integer
 from koinon.core.statistics import Metrics, Ratio, Statistic, merge
-from koinon.core.types import Update, Vector
+from koinon.core.types import Update, Vector, finite
 from koinon.data.dataset import Batch, Dataset
 from koinon.learn.corrections import Correction
 from koinon.learn.learner import LocalTask
@@ -135,7 +135,7 @@ class TorchLearner:
                 total += loss * len(indices)
             with _blamed(f"round {task.round}"):
                 delta = workspace.read() - start
-        if not all(math.isfinite(bound) for bound in torch.aminmax(delta)):  # NaN is both the least and the greatest
+        if not finite(delta):
             raise ClientFailed(f"round {task.round}: the trained model is not finite; lower the learning rate")
         return Update.of(delta, count, {"train_loss": Ratio(total, float(count * self.epochs))})
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TypeAlias, assert_never
 
 import msgspec
-import torch
 
 from koinon.core.errors import AdmissionError, ClientFailed, ProtocolViolation
 from koinon.core.rng import generator
 from koinon.core.statistics import Metrics, merge, values
-from koinon.core.types import ClientId
+from koinon.core.types import ClientId, finite
 from koinon.durable import checkpoint
 from koinon.durable.failpoint import reach
 from koinon.durable.history import Participation, RoundRecord, RunInfo
@@ -44,6 +43,7 @@ from koinon.protocol.events import (
 from koinon.protocol.messages import Blob, Chunk, Continue
 from koinon.protocol.round import RoundState
 from koinon.protocol.state import SessionState, Terms
+from koinon.run.allocator import give_back
 from koinon.run.work import EncodedRows, advance, first_state
 from koinon.update.codec import OnDisk
 from koinon.view.progress import Progress, Quiet
@@ -187,7 +187,10 @@ class Coordinator:
             case Seal():
                 return Arrived(job.node, job.round, job.update.digest, self.spool.seal(job.round, job.node, job.update))
             case Close():
-                return self._add_up(job)
+                give_back()  # what the uploads left, so that it does not add to what this takes
+                closed = self._add_up(job)
+                give_back()
+                return closed
             case _:
                 assert_never(job)
 
@@ -288,7 +291,7 @@ class Coordinator:
             rows = EncodedRows(strategy.codec, [OnDisk(path) for path in paths], weights, learner.layout.length)
             total = strategy.reducer.reduce(rows)
             state = advance(self.federation, self.info.seed, job.round, state, total, len(weights), sum(weights))
-            if not torch.isfinite(state.model).all():
+            if not finite(state.model):
                 raise ClientFailed(f"the model after round {job.round} is not finite; bound updates by kn.Clip")
         checkpoint.save(self.store.checkpoint(job.round), state)
         metrics = central(learner, self.federation.evaluation, state.model, job.round, self.info.rounds)

@@ -8,7 +8,7 @@ import torch
 from koinon.core.errors import ClientFailed
 from koinon.core.rng import generator
 from koinon.core.statistics import Metrics
-from koinon.core.types import ClientId, Cohort, Vector
+from koinon.core.types import ClientId, Cohort, Vector, finite
 from koinon.data.dataset import DataSet
 from koinon.durable.checkpoint import ServerState
 from koinon.evaluate.evaluation import on_client
@@ -59,7 +59,7 @@ def train(
     task = LocalTask(round, strategy.correction)
     update = learner.train(model, data.train, task, generator(seed, "train", round, client))
     state, update = strategy.stages.on_client(state, update, generator(seed, "stages", round, client))
-    if not (torch.isfinite(update.delta).all() and torch.isfinite(update.weight)):
+    if not (finite(update.delta) and finite(update.weight)):
         raise ClientFailed(f"the update of round {round} is not finite; lower the learning rate or clip it")
     encoded = strategy.codec.encode(update.delta, generator(seed, "codec", round, client))
     return Local(encoded, float(update.weight), int(update.examples), metrics | dict(update.metrics), state)

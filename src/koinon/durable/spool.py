@@ -19,7 +19,7 @@ from koinon.durable.checkpoint import read_span, sync_folder
 from koinon.protocol.messages import Blob, Chunk
 from koinon.update.codec import Codec, OnDisk
 
-FINITE_BLOCK = 1 << 18
+FINITE_BLOCK = 1 << 15
 """Elements checked for NaN and Inf at a time."""
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from koinon.core.descent import plain_rate
 from koinon.core.errors import AdmissionError, ClientFailed, KoinonError
 from koinon.core.layout import Layout
 from koinon.core.rng import generator, integer
@@ -85,7 +86,10 @@ class TorchLearner:
         object.__setattr__(self, "metrics", tuple(self.metrics))
         object.__setattr__(self, "_workspace", workspace)
         object.__setattr__(self, "_given", workspace.layout.gather(workspace.module) if given else None)
-        self._make_optimizer()
+        if not workspace.parameters:
+            raise AdmissionError("the model has no parameter that requires a gradient; there is nothing to train")
+        if plain_rate(self.optimizer) is None:
+            self._make_optimizer()
 
     @property
     def layout(self) -> Layout:
@@ -183,11 +187,10 @@ class TorchLearner:
         return made
 
     def _step(self, correction: Correction | None, start: Vector) -> _Step:
-        optimizer = self._make_optimizer()
         parameters = self._workspace.parameters
         if correction is None:
-            rate = _plain_rate(optimizer)
-            return _optimized(optimizer, lambda: None) if rate is None else _descending(parameters, rate)
+            rate = plain_rate(self.optimizer)
+            return _optimized(self._make_optimizer(), lambda: None) if rate is None else _descending(parameters, rate)
         views = self.layout.views(start)
         starts = [views[slot.name].to(slot.dtype) for slot in self.layout.slots if slot.trainable]
 
@@ -198,7 +201,7 @@ class TorchLearner:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             correction.correct(gradients, [parameter.detach() for parameter in parameters], starts)
 
-        return _optimized(optimizer, correct)
+        return _optimized(self._make_optimizer(), correct)
 
 
 def _optimized(optimizer: torch.optim.Optimizer, correct: Callable[[], None]) -> _Step:
@@ -233,15 +236,6 @@ def _descending(parameters: list[nn.Parameter], rate: float) -> _Step:
         return loss.item()
 
     return step
-
-
-def _plain_rate(optimizer: torch.optim.Optimizer) -> float | None:
-    """The learning rate of an SGD that does nothing but descend, or None."""
-    if type(optimizer) is not torch.optim.SGD or len(optimizer.param_groups) != 1:
-        return None
-    (group,) = optimizer.param_groups
-    more = ("momentum", "weight_decay", "maximize", "differentiable", "fused")
-    return group["lr"] if isinstance(group["lr"], float) and not any(group[name] for name in more) else None
 
 
 def _make(model: Any, seed: int) -> nn.Module:

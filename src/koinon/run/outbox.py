@@ -10,7 +10,7 @@ from typing import TypeAlias
 from koinon.core.errors import Unavailable
 from koinon.durable.checkpoint import read_span
 from koinon.durable.failpoint import reach
-from koinon.protocol.messages import CHUNK_BYTES, Chunk, Goodbye, Message
+from koinon.protocol.messages import Chunk, Goodbye, Message
 from koinon.wire.connection import Connection
 
 FAREWELL_S = 2.0
@@ -42,11 +42,9 @@ class FileChunks:
         offset = self.offset
         with contextlib.suppress(FileNotFoundError):
             for piece in read_span(self.path, self.begin + offset, self.begin + self.size):
-                for start in range(0, len(piece), CHUNK_BYTES):
-                    part = piece[start : start + CHUNK_BYTES]
-                    yield Chunk(self.digest, offset, part)
-                    offset += len(part)
-                    reach(self.moment)
+                yield Chunk(self.digest, offset, piece)
+                offset += len(piece)
+                reach(self.moment)
 
 
 Item: TypeAlias = Message | FileChunks
@@ -87,10 +85,13 @@ class Outbox:
         while True:
             item = await self._items.get()
             if isinstance(item, FileChunks):
-                for chunk in item:
-                    await self._connection.send(chunk)
+                await self._send_all(item)
             else:
                 await self._connection.send(item)
             if isinstance(item, Goodbye):
                 await self._connection.close(item.reason)
                 return
+
+    async def _send_all(self, chunks: FileChunks) -> None:
+        for chunk in chunks:
+            await self._connection.send(chunk)

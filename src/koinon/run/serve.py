@@ -205,6 +205,7 @@ class Server:
                 reach("server mid upload")
             else:
                 self._event(Received(name, _from_node(message)))
+            del message  # or every node's last chunk is kept until its next one
 
     def _count(self, name: ClientId, connection: Connection, up: int, down: int) -> None:
         self.coordinator.count(name, connection.bytes_in - up, connection.bytes_out - down)

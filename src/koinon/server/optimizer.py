@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
+from koinon.core.descent import plain_rate
 from koinon.core.errors import AdmissionError
 from koinon.core.types import Vector
 
@@ -43,6 +44,8 @@ class ServerOptimizer:
     make: MakeServerOptimizer = _ADD
 
     def __post_init__(self) -> None:
+        if plain_rate(self.make) is not None:
+            return
         try:
             made, parameter = self._make(torch.zeros(1))
             parameter.grad = torch.ones(1)
@@ -61,6 +64,8 @@ class ServerOptimizer:
 
     def init(self, length: int) -> State:
         """The state before the first step on models of `length` elements."""
+        if plain_rate(self.make) is not None:
+            return {}
         made, parameter = self._make(torch.zeros(length))
         return dict(made.state[parameter])
 
@@ -72,6 +77,8 @@ class ServerOptimizer:
             model: The present model, float32 `[D]`.
             update: The aggregated update, float32 `[D]`.
         """
+        if (rate := plain_rate(self.make)) is not None:
+            return {}, model.add_(update, alpha=rate)
         made, parameter = self._make(model)
         made.state[parameter].update(state)
         parameter.grad = update.neg_()

@@ -175,11 +175,16 @@ class _Http(H11Protocol):
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
-    """Cuts a peer that will not say goodbye, or sends pings without reading the pongs, which would pile up here."""
+    """Waits for a slow reader after every message, and cuts a peer that will not say goodbye, or sends pings without
+    reading the pongs: neither may pile up here."""
 
     def __init__(self, config: uvicorn.Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
         super().__init__(config, server_state, app_state)
         self.close_timeout = _FAREWELL_S
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport.set_write_buffer_limits(_TLS_BUFFER_BYTES)  # asyncio's own is 512 KiB, and OpenSSL keeps them
 
     def handle_ping(self) -> None:
         super().handle_ping()

@@ -27,12 +27,12 @@ def measure(folder: Path, quick: bool) -> list[Figure]:
     update = folder / "update"
     values = np.random.default_rng(0).standard_normal(model // 4, dtype=np.float32)
     update.write_bytes((1e-3 * values).tobytes())
-    base = _base(folder / "base")
+    base = without_nodes(folder / "base")
     bound = base + 3 * model / MIB + ALLOWANCE_MIB
     figures = [Figure("base: a server with a tiny model, no node", base, "MiB")]
     peaks = []
     for count in counts:
-        peaks.append(_peak(app, folder / f"nodes-{count}", count, federation.digest, update))
+        peaks.append(peak(app, folder / f"nodes-{count}", count, federation.digest, update))
         target = f"<= {bound:,.0f} MiB: base + 2 models + 1 update + {ALLOWANCE_MIB}"
         figures.append(Figure(f"peak with {count} nodes", peaks[-1], "MiB", base, target, peaks[-1] <= bound))
     spread = max(peaks) - min(peaks)
@@ -41,13 +41,13 @@ def measure(folder: Path, quick: bool) -> list[Figure]:
     return figures
 
 
-def _base(folder: Path) -> float:
+def without_nodes(folder: Path) -> float:
     with trial("tiny.py", {}, folder, ["--min-nodes", "1"]) as (run, _):
         assert run.server is not None
         return memory(run.server.pid, "VmHWM")
 
 
-def _peak(app: str, folder: Path, count: int, definition: str, update: Path) -> float:
+def peak(app: str, folder: Path, count: int, definition: str, update: Path) -> float:
     names = {f"node-{number:02}": "" for number in range(count)}
     arguments = ["--min-nodes", str(count), "--rounds", str(ROUNDS + 1)]
     with trial(app, names, folder, arguments) as (run, address):

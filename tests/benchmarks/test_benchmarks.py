@@ -43,9 +43,7 @@ def test_the_servers_memory_does_not_grow_by_a_model_for_each_node(tmp_path: Pat
     length = federation.learner.layout.length
     update = tmp_path / "update"
     update.write_bytes(np.full(length, 1e-3, dtype="<f4").tobytes())
-    few, many = (
-        memory.peak("large.py", tmp_path / str(count), count, federation.digest, update) for count in (2, 8)
-    )
+    few, many = (memory.peak("large.py", tmp_path / str(count), count, federation.digest, update) for count in (2, 8))
     model = 4 * length / memory.MIB
     base = memory.without_nodes(tmp_path / "base")
     assert many - few < 0.5 * model

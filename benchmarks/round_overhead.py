@@ -26,7 +26,7 @@ WARMUP = 5
 
 
 def measure(folder: Path, quick: bool) -> list[Figure]:
-    nodes, rounds = (2, 9) if quick else (10, 200)
+    nodes, rounds = (2, 40) if quick else (10, 200)
     names = {str(number): f"population:{number}/{nodes}" for number in range(nodes)}
     arguments = ["--min-nodes", str(nodes), "--rounds", str(rounds)]
     with trial("tiny.py", names, folder / "run", arguments) as (run, _):
@@ -58,7 +58,7 @@ def _processor(run: Trial, first: int, last: int) -> float:
     pids = [run.server.pid, *(run.process(name).pid for name in run.nodes)]
     until(run, lambda: run.completed() >= first)
     begun, used = run.completed(), sum(map(processor, pids))
-    until(run, lambda: run.completed() >= (first + last) // 2)
+    until(run, lambda: run.completed() >= max(begun + 1, (first + last) // 2))  # a short run may be further already
     return (sum(map(processor, pids)) - used) / (run.completed() - begun)
 
 

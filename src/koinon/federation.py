@@ -1,7 +1,7 @@
 """A federation: the definition that every runtime runs, its checks and its digest."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from koinon.core.describe import describe
@@ -9,7 +9,13 @@ from koinon.core.errors import AdmissionError
 from koinon.core.types import Spec
 from koinon.evaluate.evaluation import Evaluation
 from koinon.learn.learner import Learner
+from koinon.privacy.budget import Budget
+from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform
+from koinon.strategy.protection import Protection, protections
 from koinon.strategy.strategy import Strategy
+
+DELTA = 1e-5
+"""At which privacy is told where no budget says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,7 @@ class Federation:
         strategy: Everything between the clients' updates and the next model.
         rounds: Rounds of training, >= 1.
         evaluation: When and on what the model is evaluated.
+        budget: How much privacy may be spent; a run ends before the round that would exceed it.
 
     Raises:
         AdmissionError: if the parts do not fit together.
@@ -30,10 +37,36 @@ class Federation:
     strategy: Strategy
     rounds: int
     evaluation: Evaluation = Evaluation()
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise AdmissionError(f"a federation needs at least one round, not {self.rounds}")
+        if self.protections:
+            self._check_noise()
+        if self.budget is not None and self._affordable(1) < 1:
+            raise AdmissionError(
+                f"one round exceeds the budget of epsilon {self.budget.epsilon:g}; add noise, sample fewer clients, or "
+                "use kn.calibrate"
+            )
+
+    @cached_property
+    def protections(self) -> tuple[Protection, ...]:
+        """What noise protects, round by round; empty without noise."""
+        release = getattr(self.learner, "release", None)  # of learners that add noise themselves
+        return protections(self.strategy.stages, self.strategy.sample, release() if release is not None else None)
+
+    @property
+    def delta(self) -> float | None:
+        """At which what is spent is told: the budget's, or 1e-5; None without noise."""
+        if not self.protections:
+            return None
+        return self.budget.delta if self.budget is not None else DELTA
+
+    @cached_property
+    def planned(self) -> int:
+        """Rounds of a run: `rounds`, or as many of them as the budget allows."""
+        return self._affordable(self.rounds)
 
     @property
     def spec(self) -> Spec:
@@ -48,5 +81,35 @@ class Federation:
         number of rounds, which a node's owner limits by policy.
         """
         slots = [(slot.name, slot.shape, str(slot.dtype)) for slot in self.learner.layout.slots]
-        parts = (self.learner, self.strategy, self.evaluation.federated, slots)
+        parts = (self.learner, self.strategy, self.evaluation.federated, self.budget, slots)
         return hashlib.sha256(describe(parts).encode()).hexdigest()
+
+    def _check_noise(self) -> None:
+        """Whether anything would be told beside the noise, or is not covered by it."""
+        sample = self.strategy.sample
+        if not isinstance(sample, Everyone | Uniform | RoundRobin | Poisson):
+            raise AdmissionError(
+                f"{type(sample).__name__} may choose by what clients hold, which noise does not cover; sample by "
+                "Poisson(rate), Uniform(count), RoundRobin(count) or Everyone()"
+            )
+        if self.evaluation.federated:
+            raise AdmissionError(
+                "nodes would tell metrics of their own data without noise; give evaluation=kn.Evaluation(federated=False, …)"
+            )
+        buffers = [slot.name for slot in self.learner.layout.slots if not slot.trainable]
+        if buffers:
+            raise AdmissionError(
+                f"{buffers[0]} is a running statistic of the data, which noise cannot protect well; use GroupNorm in place of "
+                "BatchNorm"
+            )
+
+    def _affordable(self, rounds: int) -> int:
+        """The largest number of rounds, up to `rounds`, that the budget allows; every protection must stay within it."""
+        if self.budget is None:
+            return rounds
+        if not self.protections:
+            raise AdmissionError("there is a budget, but nothing adds noise; add GaussianNoise, Local or DPSGD")
+        return min(
+            replace(self.budget, neighbours=each.stricter(self.budget.neighbours)).rounds_within(each.event, rounds)
+            for each in self.protections
+        )

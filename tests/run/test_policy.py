@@ -1,13 +1,25 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import koinon as kn
 from koinon.core.errors import AdmissionError, PolicyRefused, Unavailable
+from koinon.durable.spending import Release
 from koinon.run.policy import Policy
 
-MINE, OTHER = "ab" * 32, "cd" * 32
+
+def federation(*stages: object) -> kn.Federation:
+    learner = kn.TorchLearner(torch.nn.Linear(2, 1), loss=torch.nn.MSELoss())
+    return kn.Federation(learner, kn.fedavg(stages=stages), 10, kn.Evaluation(federated=not stages))
+
+
+PLAIN = federation()
+CENTRAL = federation(kn.Clip(1.0), kn.GaussianNoise(2.0, cohort=4))
+LOCAL = federation(kn.Clip(3.0), kn.Local(kn.GaussianNoise(2.0)))
+MINE, OTHER = PLAIN.digest, "cd" * 32
 
 
 def load(folder: Path, text: str) -> Policy:
@@ -26,7 +38,7 @@ def refused(folder: Path, text: str) -> str:
 
 @given(st.integers(0, 2**31), st.integers(1, 10**6))
 def test_the_default_allows_everything(rounds: int, cohort: int) -> None:
-    Policy().check_join(MINE, rounds)
+    Policy().check_join(PLAIN, rounds)
     Policy().check_task(rounds, cohort)
 
 
@@ -51,29 +63,57 @@ def test_a_cohort_is_allowed_exactly_from_the_smallest_on(smallest: int, cohort:
 def test_rounds_are_counted_at_joining_and_again_at_every_task(most: int, rounds: int) -> None:
     policy = Policy(most_rounds=most)
     if rounds <= most:
-        policy.check_join(MINE, rounds)
+        policy.check_join(PLAIN, rounds)
         policy.check_task(rounds, 1)
     else:
         with pytest.raises(PolicyRefused, match=f"most_rounds = {most} forbids a run of {rounds} rounds$"):
-            policy.check_join(MINE, rounds)
+            policy.check_join(PLAIN, rounds)
         with pytest.raises(PolicyRefused, match=f"most_rounds = {most} forbids round {rounds}$"):
             policy.check_task(rounds, 1)
 
 
 def test_only_listed_definitions_may_run() -> None:
-    Policy(definitions=(OTHER, MINE)).check_join(MINE, 1)
+    Policy(definitions=(OTHER, MINE)).check_join(PLAIN, 1)
     for definitions in ((OTHER,), ()):
         with pytest.raises(PolicyRefused, match=f"definitions does not list {MINE}"):
-            Policy(definitions=definitions).check_join(MINE, 1)
+            Policy(definitions=definitions).check_join(PLAIN, 1)
 
 
-@pytest.mark.parametrize("setting", ["require_secure_sum", "require_dp"])
-def test_what_no_server_offers_yet_is_refused_when_required(setting: str) -> None:
-    policy = Policy(**{setting: True})
-    with pytest.raises(PolicyRefused, match=f"{setting} = true, and the server offers no"):
-        policy.check_join(MINE, 1)
-    with pytest.raises(PolicyRefused, match=f"{setting} = true, and the server offers no"):
+def test_what_no_server_offers_yet_is_refused_when_required() -> None:
+    policy = Policy(require_secure_sum=True)
+    with pytest.raises(PolicyRefused, match="require_secure_sum = true, and the server offers no"):
+        policy.check_join(PLAIN, 1)
+    with pytest.raises(PolicyRefused, match="require_secure_sum = true, and the server offers no"):
         policy.check_task(1, 100)
+
+
+def test_the_owner_says_where_noise_must_come_from() -> None:
+    for wanted, offered in ((True, CENTRAL), (True, LOCAL), ("server", CENTRAL), ("client", LOCAL)):
+        Policy(require_dp=wanted).check_join(offered, 1)
+    with pytest.raises(PolicyRefused, match="require_dp = true; the run has no noise"):
+        Policy(require_dp=True).check_join(PLAIN, 1)
+    with pytest.raises(PolicyRefused, match='require_dp = "client"; the run has noise only from: server'):
+        Policy(require_dp="client").check_join(CENTRAL, 1)
+
+
+def test_the_owner_says_how_far_an_update_may_go() -> None:
+    Policy(most_norm=1.0).check_join(CENTRAL, 1)
+    with pytest.raises(PolicyRefused, match="most_norm = 1, and the run clips to 3"):
+        Policy(most_norm=1.0).check_join(LOCAL, 1)
+    with pytest.raises(PolicyRefused, match="most_norm = 1, and the run does not clip"):
+        Policy(most_norm=1.0).check_join(PLAIN, 1)
+
+
+def test_a_ceiling_counts_everything_that_was_spent() -> None:
+    (protection,) = CENTRAL.protections
+    most = protection.after(5, 1e-5).epsilon
+    policy = Policy(most_epsilon=most * 1.001, delta=1e-5)
+    policy.check_join(CENTRAL, 10)
+    policy.check_spent([Release.of(protection, 2), Release.of(protection, 3)])
+    with pytest.raises(PolicyRefused, match=r"most_epsilon = .* with this round it would be epsilon .* per client"):
+        policy.check_spent([Release.of(protection, 2), Release.of(protection, 4)])
+    with pytest.raises(PolicyRefused, match=r"most_epsilon = .*, and the run has no noise"):
+        policy.check_join(PLAIN, 10)
 
 
 def test_an_unknown_setting_is_refused_with_the_known_ones(tmp_path: Path) -> None:

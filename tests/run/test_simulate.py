@@ -130,7 +130,7 @@ class Remember(OnClient):
     def init(self, layout):
         return {"before": torch.zeros(layout.length)}
 
-    def on_client(self, state, update, rng):
+    def on_client(self, state, update, context):
         delta = update.delta + 0.1 * state["before"]
         return {"before": delta}, Update(delta, update.weight, update.examples, update.metrics)
 

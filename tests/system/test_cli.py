@@ -21,7 +21,7 @@ from koinon.run.up import Trial
 COMMANDS = [
     "new", "simulate", "up", "serve", "join", "explain", "enroll new", "enroll approve", "enroll token",
     "enroll revoke", "enroll list", "runs list", "runs show", "runs resume", "runs verify", "runs export",
-    "data list", "data show",
+    "data list", "data show", "ledger show", "ledger verify",
 ]  # fmt: skip
 RESULT = {"digest", "rounds", "metrics", "epsilon", "bytes_up", "bytes_down", "seconds", "path"}
 PATIENCE_S = 240.0
@@ -282,3 +282,20 @@ def test_a_simulation_that_is_interrupted_says_how_to_go_on(app, tmp_path):
             break
     started.send_signal(signal.SIGINT)
     assert "nothing is lost" in ended(started).error(130)
+
+
+def test_noise_on_a_network_is_charged_on_server_and_nodes(koinon, app, tmp_path):
+    """Real processes: the server's run and each node's ledger say the same, and a ledger that was edited is found out."""
+    result = ended(process("up", app("private"), "--nodes", 3, "--runs", tmp_path / "runs", "--json")).result
+    assert result["epsilon"] == pytest.approx(5.17481, abs=1e-4)
+    of_run = koinon("ledger", "show", "--run", result["id"], "--runs", str(tmp_path / "runs"), "--json").result
+    assert of_run["rounds"] == {result["id"]: 3} and of_run["spent"]["server"]["epsilon"] == result["epsilon"]
+    home = Path(result["path"]) / "nodes" / "0"
+    of_node = koinon("ledger", "show", "--home", str(home), "--json").result
+    assert of_node["spent"] == of_run["spent"]
+    assert "per client (add-remove neighbours" in koinon("ledger", "show", "--home", str(home)).out
+    assert koinon("ledger", "verify", "--home", str(home), "--json").result["entries"] == 3
+    with sqlite3.connect(home / "ledger.db") as database:
+        database.execute("DELETE FROM charges WHERE round = 3")
+    assert "differ from what its log says" in koinon("ledger", "verify", "--home", str(home)).error(7)
+    assert "there is no ledger" in koinon("ledger", "show").error(4)

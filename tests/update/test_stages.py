@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 
 import koinon as kn
 from koinon.core.layout import Layout
+from koinon.core.noise import Noise
 from koinon.core.rng import generator
 from koinon.core.types import Cohort, Spec, Update
 from koinon.update.clip import Clip
 from koinon.update.codec import Float32, InMemory, OnDisk
-from koinon.update.stage import Chain, OnClient
+from koinon.update.stage import Chain, Context, OnClient
 from koinon.update.weight import Weight
 
-RNG = generator(0, "test")
+CONTEXT = Context(Spec(), torch.Generator(), Noise.seeded(0))
 LAYOUT = Layout.of(torch.nn.Linear(3, 2))
 NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -27,20 +28,20 @@ def updates(values):
 
 @given(st.lists(NUMBERS, min_size=1, max_size=40), st.floats(1e-3, 1e3))
 def test_clip_never_exceeds_its_norm(values, norm):
-    _, clipped = Clip(norm).on_client({}, updates(values), RNG)
+    _, clipped = Clip(norm).on_client({}, updates(values), CONTEXT)
     assert torch.linalg.vector_norm(clipped.delta.double()) <= norm * (1 + 1e-6)
 
 
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=8))
 def test_clip_leaves_short_updates_as_they_are(values):
     update = updates(values)
-    _, clipped = Clip(10.0).on_client({}, update, RNG)
+    _, clipped = Clip(10.0).on_client({}, update, CONTEXT)
     assert torch.equal(clipped.delta, update.delta)
 
 
 def test_clip_keeps_the_direction_and_does_not_change_what_it_was_given():
     update = updates([3.0, 4.0])
-    _, clipped = Clip(1.0).on_client({}, update, RNG)
+    _, clipped = Clip(1.0).on_client({}, update, CONTEXT)
     assert torch.allclose(clipped.delta, torch.tensor([0.6, 0.8]))
     assert torch.equal(update.delta, torch.tensor([3.0, 4.0]))
 
@@ -48,9 +49,9 @@ def test_clip_keeps_the_direction_and_does_not_change_what_it_was_given():
 def test_clip_of_a_batch_equals_clip_of_each():
     deltas = torch.randn(5, 9, generator=generator(1, "deltas")) * 3
     batch = Update(deltas, torch.ones(5, dtype=torch.float64), torch.ones(5, dtype=torch.int64))
-    _, clipped = Clip(2.0).on_client({}, batch, RNG)
+    _, clipped = Clip(2.0).on_client({}, batch, CONTEXT)
     for row, delta in zip(clipped.delta, deltas, strict=True):
-        assert torch.equal(row, Clip(2.0).on_client({}, Update.of(delta, 1), RNG)[1].delta)
+        assert torch.equal(row, Clip(2.0).on_client({}, Update.of(delta, 1), CONTEXT)[1].delta)
 
 
 @pytest.mark.parametrize("norm", [0.0, -1.0, float("nan"), float("inf")])
@@ -60,8 +61,8 @@ def test_clip_refuses_a_norm_that_bounds_nothing(norm):
 
 
 def test_weight_is_the_number_of_examples_up_to_its_bound():
-    assert Weight().on_client({}, updates([1.0]), RNG)[1].weight == 7
-    assert Weight(at_most=5).on_client({}, updates([1.0]), RNG)[1].weight == 5
+    assert Weight().on_client({}, updates([1.0]), CONTEXT)[1].weight == 7
+    assert Weight(at_most=5).on_client({}, updates([1.0]), CONTEXT)[1].weight == 5
     assert updates([1.0]).weight == 1, "without the stage all count alike"
 
 
@@ -78,7 +79,7 @@ def test_weighting_twice_is_refused():
 @given(st.lists(NUMBERS, max_size=50), st.data())
 def test_float32_gives_every_range_back_to_the_bit(values, data):
     vector = torch.tensor(values, dtype=torch.float32)
-    encoded = InMemory(bytes(Float32().encode(vector, RNG)))
+    encoded = InMemory(bytes(Float32().encode(vector, CONTEXT)))
     assert encoded.size == Float32().size(len(vector))
     start = data.draw(st.integers(0, len(values)))
     stop = data.draw(st.integers(start, len(values)))
@@ -88,7 +89,7 @@ def test_float32_gives_every_range_back_to_the_bit(values, data):
 def test_float32_reads_ranges_of_a_file(tmp_path):
     vector = torch.randn(1000, generator=generator(2, "vector"))
     path = tmp_path / "update"
-    path.write_bytes(Float32().encode(vector, RNG))
+    path.write_bytes(Float32().encode(vector, CONTEXT))
     assert torch.equal(Float32().decode(OnDisk(path), 1000, 250, 700), vector[250:700])
     with pytest.raises(ValueError, match="4000 bytes where 4004"):
         Float32().decode(OnDisk(path), 1001, 0, 1)
@@ -106,12 +107,12 @@ class ErrorFeedback(OnClient):
     def init(self, layout):
         return {"left": torch.zeros(layout.length), "seen": torch.zeros(())}
 
-    def on_client(self, state, update, rng):
+    def on_client(self, state, update, context):
         wanted = update.delta + state["left"]
         sent = wanted.sign() * wanted.abs().mean()
         return {"left": wanted - sent, "seen": state["seen"] + 1}, replace(update, delta=sent)
 
-    def on_server(self, state, total, cohort, rng):
+    def on_server(self, state, total, cohort, context):
         return {**state, "seen": state["seen"] + cohort.size}, total.mul_(2)
 
 
@@ -120,12 +121,12 @@ def test_a_strangers_stage_fits_without_touching_the_chain():
     assert chain.admit(Spec()).l2_bound == 100.0
     client = chain.init(LAYOUT)
     first = torch.arange(8, dtype=torch.float32)
-    client, sent = chain.on_client(client, Update.of(first, 1), RNG)
+    client, sent = chain.on_client(client, Update.of(first, 1), CONTEXT)
     assert set(client) == {"0.left", "0.seen"}
     assert torch.allclose(client["0.left"], first - sent.delta)
-    client, _ = chain.on_client(client, Update.of(first, 1), RNG)
+    client, _ = chain.on_client(client, Update.of(first, 1), CONTEXT)
     assert client["0.seen"] == 2
-    server, total = chain.on_server(chain.init(LAYOUT), torch.ones(8), Cohort(1, 3, 3.0), RNG)
+    server, total = chain.on_server(chain.init(LAYOUT), torch.ones(8), Cohort(1, 3, 3.0), CONTEXT)
     assert server["0.seen"] == 3
     assert torch.equal(total, torch.full((8,), 2.0))
 
@@ -145,15 +146,15 @@ def test_the_server_undoes_stages_in_reverse_order():
         def admit(self, spec):
             return spec
 
-        def on_client(self, state, update, rng):
+        def on_client(self, state, update, context):
             seen.append(f"client {self.name}")
             return state, update
 
-        def on_server(self, state, total, cohort, rng):
+        def on_server(self, state, total, cohort, context):
             seen.append(f"server {self.name}")
             return state, total
 
     chain = Chain((Note("a"), Note("b")))
-    chain.on_client({}, updates([1.0]), RNG)
-    chain.on_server({}, torch.ones(1), Cohort(1, 1, 1.0), RNG)
+    chain.on_client({}, updates([1.0]), CONTEXT)
+    chain.on_server({}, torch.ones(1), Cohort(1, 1, 1.0), CONTEXT)
     assert seen == ["client a", "client b", "server b", "server a"]

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from koinon.cli import data, enroll, runs
+from koinon.cli import data, enroll, ledger, runs
 from koinon.cli.network import join, serve, up
 from koinon.cli.study import explain, new, simulate
 from koinon.core.errors import KoinonError
@@ -27,6 +27,7 @@ app.command()(join)
 app.command()(explain)
 app.add_typer(enroll.app, name="enroll")
 app.add_typer(runs.app, name="runs")
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(data.app, name="data")
 
 INTERRUPTED = 130

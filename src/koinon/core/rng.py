@@ -28,7 +28,11 @@ def generator(seed: int, purpose: str, round: int = 0, client: ClientId = "") ->
         round: Round number, 0 for what happens once.
         client: Client id, empty for what the server draws.
     """
-    material = "\x1f".join(("koinon.rng.1", str(seed), purpose, str(round), client)).encode()
+    return expanded("\x1f".join(("koinon.rng.1", str(seed), purpose, str(round), client)).encode())
+
+
+def expanded(material: bytes) -> torch.Generator:
+    """A CPU generator whose whole state is drawn from SHAKE-256 of `material`."""
     words = np.frombuffer(hashlib.shake_256(material).digest(4 * _WORDS), dtype="<u4")
     state = np.zeros(_STATE_BYTES, dtype=np.uint8)
     state[: _HEADER.size] = np.frombuffer(_HEADER.pack(0, 1, 1, 0), dtype=np.uint8)

@@ -64,17 +64,25 @@ class Spec:
 
     Attributes:
         l2_bound: Largest L2 norm that `delta` can have, or None when nothing bounds it.
+        l1_bound: Largest L1 norm that `delta` can have, or None.
         weight_bound: Largest weight that a client can claim, or None when nothing bounds it.
         weighted: Whether weights may differ from 1.
         summable: Whether the encoded updates may be added in a ring before they are decoded.
         visible: Whether the server sees each update, or only their sum.
+        cohort: How many updates a round is expected to have, when the sampling alone says it.
+        local_noise: Whether the client has added noise that protects it from the server too.
+        central_noise: Whether the server adds noise to the sum that protects each client from all others.
     """
 
     l2_bound: float | None = None
+    l1_bound: float | None = None
     weight_bound: float | None = 1.0
     weighted: bool = False
     summable: bool = True
     visible: bool = True
+    cohort: float | None = None
+    local_noise: bool = False
+    central_noise: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from koinon.core.types import ClientId
+from koinon.durable.spending import Release
 
 Outcome: TypeAlias = Literal["accepted", "refused", "declined", "failed", "absent"]
 """How a client's part in a round ended: refused by the server, declined by its owner's policy, failed in training."""
@@ -48,6 +49,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
         metrics: Of the model after the round: on the central test set when there is one, otherwise `federated`.
         federated: Of the model after the round, merged over the held-out data of all clients that evaluated it.
         by_client: The same, client by client.
+        releases: Noisy releases that the round made, durable before its model leaves.
     """
 
     round: int
@@ -58,6 +60,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     metrics: Values = {}
     federated: Values = {}
     by_client: Mapping[ClientId, Values] = {}
+    releases: tuple[Release, ...] = ()
 
     @property
     def bytes_up(self) -> int:
@@ -84,6 +87,7 @@ class RunInfo(msgspec.Struct, frozen=True):
         status: `"running"`, `"finished"` or `"aborted"`.
         runtime: `"simulation"` or `"network"`.
         clients: How many clients were asked for in simulation, None for the app's own number.
+        delta: At which what was spent of privacy is told; None where nothing adds noise.
     """
 
     id: str
@@ -96,3 +100,4 @@ class RunInfo(msgspec.Struct, frozen=True):
     status: Literal["running", "finished", "aborted"]
     runtime: Literal["simulation", "network"]
     clients: int | None = None
+    delta: float | None = None

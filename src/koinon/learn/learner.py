@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 
 from koinon.core.layout import Layout
+from koinon.core.noise import Noise
 from koinon.core.statistics import Metrics
 from koinon.core.types import Update, Vector
 from koinon.data.dataset import Dataset
@@ -19,14 +20,21 @@ class LocalTask:
     Attributes:
         round: Round number, from 1.
         correction: What the strategy adds to every local gradient, or None.
+        noise: The client's secret noise for this round's training and for nothing else; needed by a learner that
+            protects records.
     """
 
     round: int
     correction: Correction | None = None
+    noise: Noise | None = None
 
 
 class Learner(Protocol):
-    """A model that can be trained somewhere else: three functions between flat vectors."""
+    """A model that can be trained somewhere else: three functions between flat vectors.
+
+    A learner that protects each record by noise has one method more: `release()`, the event (`koinon.privacy.events`)
+    of one call of `train`, or None where nothing protects them.
+    """
 
     @property
     def layout(self) -> Layout:

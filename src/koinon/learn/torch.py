@@ -20,14 +20,17 @@ from torch import nn
 from koinon.core.descent import plain_rate
 from koinon.core.errors import AdmissionError, ClientFailed, KoinonError
 from koinon.core.layout import Layout
+from koinon.core.noise import Noise
 from koinon.core.rng import generator, integer
 from koinon.core.statistics import Metrics, Ratio, Statistic, merge
 from koinon.core.types import Update, Vector, finite
 from koinon.data.dataset import Batch, Dataset
 from koinon.learn.corrections import Correction
+from koinon.learn.dpsgd import DPSGD, PrivateGradients
 from koinon.learn.learner import LocalTask
 from koinon.learn.metrics import Metric
 from koinon.learn.workspace import Workspace
+from koinon.privacy.events import Event
 
 Loss: TypeAlias = Callable[[Any, Any], torch.Tensor]
 """(outputs, targets) -> their mean loss, a scalar: a torch loss module, or a function."""
@@ -35,8 +38,11 @@ Loss: TypeAlias = Callable[[Any, Any], torch.Tensor]
 MakeOptimizer: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 """Parameters -> a fresh optimizer; `functools.partial` of any `torch.optim` class."""
 
-_Step: TypeAlias = Callable[[Callable[[], torch.Tensor]], float]
-"""One optimizer step, given what computes the loss; returns the loss."""
+_Source: TypeAlias = Callable[[], float]
+"""Puts a gradient into the `grad` of every parameter that has one, and returns the loss (NaN: it is not told)."""
+
+_Step: TypeAlias = Callable[[_Source], float]
+"""One optimizer step, given where gradients come from; returns the loss."""
 
 _SGD: MakeOptimizer = functools.partial(torch.optim.SGD, lr=0.05)
 
@@ -59,6 +65,9 @@ class TorchLearner:
             batch before it, because BatchNorm cannot train on one.
         metrics: What `evaluate` measures besides the loss.
         eval_batch_size: Examples per forward pass of `evaluate`, >= 1.
+        dp: How training protects each record, or None. With it, steps are as `DPSGD` says, `batch_size` is how many
+            records' gradients are held at a time (each as large as the model; 64 and more are faster for convolutions),
+            and nothing is told beside the update.
 
     Raises:
         AdmissionError: if the model, the optimizer or a number cannot work.
@@ -71,6 +80,7 @@ class TorchLearner:
     batch_size: int = 32
     metrics: Sequence[Metric] = ()
     eval_batch_size: int = 1024
+    dp: DPSGD | None = None
     _workspace: Workspace = field(init=False, repr=False)
     _given: Vector | None = field(init=False, repr=False)
 
@@ -88,13 +98,18 @@ class TorchLearner:
         object.__setattr__(self, "_given", workspace.layout.gather(workspace.module) if given else None)
         if not workspace.parameters:
             raise AdmissionError("the model has no parameter that requires a gradient; there is nothing to train")
-        if plain_rate(self.optimizer) is None:
-            self._make_optimizer()
+        optimizer = self._make_optimizer() if plain_rate(self.optimizer) is None else None
+        if self.dp is not None:
+            self.dp.admit(workspace.module, workspace.layout, self.loss, optimizer)
 
     @property
     def layout(self) -> Layout:
         """Which part of the vector is which tensor."""
         return self._workspace.layout
+
+    def release(self) -> Event | None:
+        """What one training releases about each record, or None where nothing protects it."""
+        return None if self.dp is None else self.dp.release(self.epochs)
 
     def described(self) -> dict[str, object]:
         """What it is, for the definition's digest: its arguments, and the module that `model` makes."""
@@ -115,33 +130,31 @@ class TorchLearner:
         return self.layout.gather(module)
 
     def train(self, start: Vector, data: Dataset, task: LocalTask, rng: torch.Generator) -> Update:
-        """Train from `start`, which is not changed, on shuffled mini-batches; see `Learner.train`.
+        """Train from `start`, which is not changed, on shuffled mini-batches or as `dp` says; see `Learner.train`.
 
         Returns:
-            Trained model minus `start`, and `train_loss`: the mean over all steps' examples.
+            Trained model minus `start`, and `train_loss`: the mean over all steps' examples. With `dp` only the former,
+            and an example count of 1.
         """
-        count = len(data)
-        if count == 0:
+        if len(data) == 0:
             raise ClientFailed(f"round {task.round}: the data set is empty, there is nothing to train on")
         workspace = self._workspace
         workspace.load(start)
         workspace.module.train()
-        total = 0.0
-        with _sealed(generator(integer(rng), "layers")), torch.enable_grad():
+        # With dp not even dropout may follow the public generator: a record shifts what is drawn for those after it,
+        # and only who cannot know the draws cannot tell.
+        layers = generator(integer(rng), "layers") if self.dp is None else _secret(task).of("layers").generator()
+        with _sealed(layers), torch.enable_grad():
             step = self._step(task.correction, start)
-            for number, indices in enumerate(self._batches(count, rng), start=1):
-                with _blamed(f"round {task.round}, step {number}"):
-                    loss = step(functools.partial(self._forward, data.batch(indices)))
-                if not math.isfinite(loss):
-                    raise ClientFailed(
-                        f"round {task.round}, step {number}: the loss is {loss}; lower the learning rate or scale the inputs"
-                    )
-                total += loss * len(indices)
+            if self.dp is None:
+                examples, metrics = self._descend(step, data, task, rng)
+            else:
+                examples, metrics = self._descend_privately(self.dp, step, data, task)
             with _blamed(f"round {task.round}"):
                 delta = workspace.read() - start
         if not finite(delta):
             raise ClientFailed(f"round {task.round}: the trained model is not finite; lower the learning rate")
-        return Update.of(delta, count, {"train_loss": Ratio(total, float(count * self.epochs))})
+        return Update.of(delta, examples, metrics)
 
     def evaluate(self, model: Vector, data: Dataset) -> Metrics:
         """`loss` and every metric of `model` on `data`; nothing without examples.
@@ -156,15 +169,50 @@ class TorchLearner:
             for indices in _split(torch.arange(len(data)), self.eval_batch_size):
                 inputs, targets = data.batch(indices)
                 outputs = module(inputs)
-                mean = _scalar(self.loss(outputs, targets)).item()
+                mean = self._mean_loss(outputs, targets).item()
                 batch: dict[str, Statistic] = {"loss": Ratio(mean * len(indices), float(len(indices)))}
                 batch.update((metric.name, metric.measure(outputs, targets)) for metric in self.metrics)
                 found = merge((found, batch))
         return found
 
-    def _forward(self, batch: Batch) -> torch.Tensor:
+    def _descend(self, step: _Step, data: Dataset, task: LocalTask, rng: torch.Generator) -> tuple[int, Metrics]:
+        """Every step of a training; what may be told of it: how many examples, and the mean loss."""
+        total = 0.0
+        for number, indices in enumerate(self._batches(len(data), rng), start=1):
+            with _blamed(f"round {task.round}, step {number}"):
+                loss = step(functools.partial(self._differentiate, data.batch(indices)))
+            if not math.isfinite(loss):
+                raise ClientFailed(
+                    f"round {task.round}, step {number}: the loss is {loss}; lower the learning rate or scale the inputs"
+                )
+            total += loss * len(indices)
+        return len(data), {"train_loss": Ratio(total, float(len(data) * self.epochs))}
+
+    def _descend_privately(self, dp: DPSGD, step: _Step, data: Dataset, task: LocalTask) -> tuple[int, Metrics]:
+        """Every step of a training with `dp`; nothing may be told of it."""
+        private = PrivateGradients(dp, self._workspace, self._mean_loss, self.batch_size)
+        for number in range(1, dp.steps(self.epochs) + 1):
+            with _blamed(f"round {task.round}, step {number}"):
+                gradient = private.draw(data, _secret(task).of("step", number))
+                step(functools.partial(self._place, gradient))  # drawn once, however often the optimizer asks
+        return 1, {}
+
+    def _differentiate(self, batch: Batch) -> float:
+        """The source of gradients of a step on one batch."""
         inputs, targets = batch
-        return _scalar(self.loss(self._workspace.module(inputs), targets))
+        loss = self._mean_loss(self._workspace.module(inputs), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    def _place(self, gradient: Vector) -> float:
+        """The source of gradients of a step for which they were drawn before."""
+        views = self.layout.views(gradient)
+        for slot, parameter in zip(self.layout.slots, self._workspace.parameters, strict=True):
+            parameter.grad = views[slot.name].to(slot.dtype, copy=True)
+        return math.nan
+
+    def _mean_loss(self, outputs: Any, targets: Any) -> torch.Tensor:
+        return _scalar(self.loss(outputs, targets))
 
     def _batches(self, count: int, rng: torch.Generator) -> Iterator[torch.Tensor]:
         """Every epoch's indices in an order of its own, batch by batch."""
@@ -207,13 +255,12 @@ class TorchLearner:
 def _optimized(optimizer: torch.optim.Optimizer, correct: Callable[[], None]) -> _Step:
     """The optimizer's own step, with a closure because some (LBFGS) ask for the loss more than once."""
 
-    def step(forward: Callable[[], torch.Tensor]) -> float:
+    def step(source: _Source) -> float:
         def closure() -> float:
             optimizer.zero_grad()
-            loss = forward()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = source()
             correct()
-            return loss.item()
+            return loss
 
         return float(optimizer.step(closure))
 
@@ -223,17 +270,14 @@ def _optimized(optimizer: torch.optim.Optimizer, correct: Callable[[], None]) ->
 def _descending(parameters: list[nn.Parameter], rate: float) -> _Step:
     """w <- w - rate · g, the bits of plain `torch.optim.SGD` in three quarters of the time on a small model."""
 
-    def step(forward: Callable[[], torch.Tensor]) -> float:
-        loss = forward()
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        used = [
-            (parameter, gradient)
-            for parameter, gradient in zip(parameters, gradients, strict=True)
-            if gradient is not None
-        ]
+    def step(source: _Source) -> float:
+        for parameter in parameters:
+            parameter.grad = None
+        loss = source()
+        used = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
         with torch.no_grad():
             torch._foreach_add_([w for w, _ in used], [g for _, g in used], alpha=-rate)
-        return loss.item()
+        return loss
 
     return step
 
@@ -249,6 +293,12 @@ def _make(model: Any, seed: int) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise AdmissionError(f"model made a {type(module).__name__}; it must make an nn.Module")
     return module
+
+
+def _secret(task: LocalTask) -> Noise:
+    if task.noise is None:
+        raise ClientFailed(f"round {task.round}: training with dp needs secret noise; give LocalTask(..., noise=...)")
+    return task.noise
 
 
 @contextmanager

@@ -108,7 +108,7 @@ def _joined(terms: Terms, state: SessionState, event: Joined) -> Step:
         return state, ()
     if event.node in open_round.missing:
         return state, _asked(state, open_round, [event.node])
-    if open_round.overdue and event.node not in open_round.cohort:
+    if open_round.overdue and event.node not in open_round.cohort and not terms.as_drawn:
         return _extended(terms, state, open_round)
     return state, ()
 
@@ -217,6 +217,8 @@ def _opened(terms: Terms, state: SessionState) -> Step:
     least = min(1, len(cohort))
     wanted = max(least, math.ceil(len(cohort) / (1 + terms.over_selection) - 1e-9))
     needed = max(least, math.ceil(wanted * terms.quorum - 1e-9))
+    if terms.as_drawn:
+        wanted, needed = len(cohort), 0
     opened = RoundState(number, cohort, wanted, needed, state.now + terms.deadline_s)
     record = Persist(RoundOpened(number, cohort, wanted, needed))
     if not cohort:  # Poisson sampling may choose nobody; the round passes and the model stays
@@ -228,7 +230,7 @@ def _opened(terms: Terms, state: SessionState) -> Step:
 def _extended(terms: Terms, state: SessionState, open_round: RoundState) -> Step:
     others = [node for node in state.present if node not in open_round.cohort]
     drawn: Sequence[ClientId] = ()
-    if others:
+    if others and not terms.as_drawn:
         drawn = terms.draw(open_round.number, _sizes(state, others)) or others  # Poisson sampling may choose nobody
     extended, effects = rounds.extended(open_round, drawn, state.now + terms.deadline_s)
     state = replace(state, round=extended)

@@ -26,6 +26,8 @@ class Terms:
         deadline_s: Session seconds that a cohort has to answer.
         silence_s: Session seconds without a sign of life after which a node is cut.
         update_bytes: Bytes that an update must have, None when the codec decides.
+        as_drawn: Whether a round is exactly those who were drawn: nobody is asked beyond them, and it closes with
+            whoever answered. Privacy by secret sampling counts on it; over-selection and quorum mean nothing then.
     """
 
     rounds: int
@@ -36,6 +38,7 @@ class Terms:
     deadline_s: float = 600.0
     silence_s: float = 45.0
     update_bytes: int | None = None
+    as_drawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

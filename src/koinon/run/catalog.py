@@ -46,7 +46,7 @@ def network_run(runs: Path, app: App, federation: Federation, seed: int, id: str
     """
     begun = all_runs(runs)
     if id is None:
-        asked = ("network", federation.digest, federation.rounds, seed)
+        asked = ("network", federation.digest, federation.planned, seed)
         mine = (info for info in begun if (info.runtime, info.definition, info.rounds, info.seed) == asked)
         found = next((info for info in mine if _open(runs, info)), None)
     else:
@@ -58,12 +58,13 @@ def network_run(runs: Path, app: App, federation: Federation, seed: int, id: str
         id=id or new_run_id(app.name),
         app=app.name,
         definition=federation.digest,
-        rounds=federation.rounds,
+        rounds=federation.planned,
         seed=seed,
         parameters=federation.learner.layout.length,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         status="running",
         runtime="network",
+        delta=federation.delta,
     )
     return Store(runs / info.id), info
 
@@ -91,9 +92,9 @@ def _check(info: RunInfo, federation: Federation) -> None:
             f"run {info.id} has definition {info.definition[:12]}, the app {federation.digest[:12]}; "
             "restore the app as it was, or start a new run"
         )
-    if info.rounds != federation.rounds:
+    if info.rounds != federation.planned:
         raise AdmissionError(
-            f"run {info.id} has {info.rounds} rounds, not {federation.rounds}; set --rounds {info.rounds}"
+            f"run {info.id} has {info.rounds} rounds, not {federation.planned}; set --rounds {info.rounds}"
         )
 
 

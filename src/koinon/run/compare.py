@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from koinon.core.errors import AdmissionError
+from koinon.core.noise import Noise
 from koinon.core.statistics import Metrics, merge, values
 from koinon.core.types import ClientId, Vector
 from koinon.data.dataset import DataSet, Samples
@@ -17,7 +18,7 @@ from koinon.durable.history import Values
 from koinon.evaluate.evaluation import Evaluation, on_client
 from koinon.federation import Federation
 from koinon.learn.learner import Learner
-from koinon.run.work import EncodedRows, advance, first_state, train
+from koinon.run.work import EncodedRows, advance, first_state, held, train
 from koinon.update.codec import InMemory
 from koinon.view.report import Comparison
 
@@ -79,9 +80,11 @@ def _trained(federation: Federation, owner: ClientId, data: DataSet, seed: int) 
     """The last model of a federation of one."""
     learner, strategy = federation.learner, federation.strategy
     server, state = first_state(federation, seed), strategy.stages.init(learner.layout)
-    for round in range(1, federation.rounds + 1):
-        local = train(federation, seed, round, owner, server.model, data, state)
+    noise = Noise.seeded(seed)
+    for round in range(1, federation.planned + 1):
+        local = train(federation, seed, noise, round, owner, server.model, data, state)
         rows = EncodedRows(strategy.codec, [InMemory(local.encoded)], [local.weight], learner.layout.length)
-        server = advance(federation, seed, round, server, strategy.reducer.reduce(rows), 1, local.weight)
+        total = strategy.reducer.reduce(held(federation, rows))
+        server = advance(federation, seed, noise, round, server, total, rows.weights)
         state = local.state
     return server.model

@@ -13,16 +13,20 @@ from typing import TypeAlias, assert_never
 import msgspec
 
 from koinon.core.errors import AdmissionError, ClientFailed, ProtocolViolation
+from koinon.core.noise import Noise
 from koinon.core.rng import generator
 from koinon.core.statistics import Metrics, merge, values
 from koinon.core.types import ClientId, finite
 from koinon.durable import checkpoint
 from koinon.durable.failpoint import reach
 from koinon.durable.history import Participation, RoundRecord, RunInfo
+from koinon.durable.secret import noise_of
+from koinon.durable.spending import Release
 from koinon.durable.spool import Spool
 from koinon.durable.store import Durable, Evaluated, Store
 from koinon.evaluate.evaluation import central
 from koinon.federation import Federation
+from koinon.privacy.events import PoissonSampled
 from koinon.protocol import session
 from koinon.protocol.events import (
     Arrived,
@@ -44,7 +48,7 @@ from koinon.protocol.messages import Blob, Chunk, Continue
 from koinon.protocol.round import RoundState
 from koinon.protocol.state import SessionState, Terms
 from koinon.run.allocator import give_back
-from koinon.run.work import EncodedRows, advance, first_state
+from koinon.run.work import EncodedRows, advance, first_state, held
 from koinon.update.codec import OnDisk
 from koinon.view.progress import Progress, Quiet
 
@@ -129,12 +133,14 @@ class Coordinator:
     def __post_init__(self) -> None:
         length = self.federation.learner.layout.length
         codec = self.federation.strategy.codec
+        self.noise = noise_of(self.store.folder) if self.federation.protections else Noise.seeded(self.info.seed)
         size = codec.size(length)
         self.spool = Spool(self.store.spool, codec, length, most_bytes=size or 4 * length + 4096)
         self.terms = Terms(
             rounds=self.info.rounds,
-            draw=partial(draw, self.federation, self.info.seed),
+            draw=partial(draw, self.federation, self.info.seed, self.noise),
             update_bytes=size,
+            as_drawn=any(isinstance(each.event, PoissonSampled) for each in self.federation.protections),
             **{name: getattr(self.settings, name) for name in Settings.__dataclass_fields__},
         )
         self.traffic: dict[ClientId, Traffic] = {}
@@ -282,15 +288,16 @@ class Coordinator:
     def _add_up(self, job: Close) -> Closed:
         learner, strategy = self.federation.learner, self.federation.strategy
         state = checkpoint.load(self.store.checkpoint(job.round - 1))
-        if job.accepted:
+        if job.accepted or self.federation.protections:
             paths = [
                 self.spool.path(job.round, node, offer.update.digest)
                 for node, offer in zip(job.accepted, job.offers, strict=True)
             ]
             weights = [offer.weight for offer in job.offers]
-            rows = EncodedRows(strategy.codec, [OnDisk(path) for path in paths], weights, learner.layout.length)
+            encoded = EncodedRows(strategy.codec, [OnDisk(path) for path in paths], weights, learner.layout.length)
+            rows = held(self.federation, encoded)
             total = strategy.reducer.reduce(rows)
-            state = advance(self.federation, self.info.seed, job.round, state, total, len(weights), sum(weights))
+            state = advance(self.federation, self.info.seed, self.noise, job.round, state, total, rows.weights)
             if not finite(state.model):
                 raise ClientFailed(f"the model after round {job.round} is not finite; bound updates by kn.Clip")
         checkpoint.save(self.store.checkpoint(job.round), state)
@@ -311,6 +318,7 @@ class Coordinator:
             participants=tuple(self._participation(round, node, reasons.get(node, "")) for node in round.cohort),
             training=values(training),
             metrics=self._reduced.metrics,
+            releases=tuple(Release.of(each) for each in self.federation.protections),
         )
 
     def _closed(self, round: RoundState, record: RoundRecord) -> None:
@@ -338,9 +346,13 @@ class Coordinator:
         return msgspec.structs.replace(part, examples=offer.examples, weight=offer.weight, seconds=offer.seconds)
 
 
-def draw(federation: Federation, seed: int, round: int, sizes: Mapping[ClientId, int]) -> list[ClientId]:
-    """A round's cohort: a pure function of the seed, the round and the candidates with their sizes."""
-    return federation.strategy.sample.sample(list(sizes), round, generator(seed, "sample", round), sizes)
+def draw(federation: Federation, seed: int, noise: Noise, round: int, sizes: Mapping[ClientId, int]) -> list[ClientId]:
+    """A round's cohort: a pure function of the round and the candidates with their sizes.
+
+    Everyone knows the seed. Where noise counts on nobody knowing who takes part, the draw follows from its secret.
+    """
+    secret = noise.of("sample", round).generator() if federation.protections else generator(seed, "sample", round)
+    return federation.strategy.sample.sample(list(sizes), round, secret, sizes)
 
 
 def _training(metrics: Metrics) -> Metrics:

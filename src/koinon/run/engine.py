@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from koinon.core.errors import ClientFailed
+from koinon.core.noise import Noise
 from koinon.core.types import ClientId, Vector
 from koinon.data.population import Population
 from koinon.federation import Federation
@@ -46,6 +47,7 @@ class InProcess:
         for client in cohort:
             try:
                 data = self.population[client]
-                yield client, train(self.federation, self.seed, round, client, model, data, states[client])
+                noise = Noise.seeded(self.seed)
+                yield client, train(self.federation, self.seed, noise, round, client, model, data, states[client])
             except ClientFailed as failure:
                 yield client, failure

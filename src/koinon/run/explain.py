@@ -1,8 +1,11 @@
 """Who can learn what in a federation: said plainly, from the definition alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from koinon.federation import Federation
+from koinon.privacy.accountant import Guarantee
+from koinon.strategy.protection import Place
 
 
 @dataclass(frozen=True)
@@ -42,31 +45,81 @@ def explain(federation: Federation) -> Explanation:
     spec, strategy = federation.spec, federation.strategy
     length = federation.learner.layout.length
     up, down = strategy.codec.size(length), 4 * length
-    server = (
-        "each node's update of every round it takes part in, in clear: from it, examples can be reconstructed or their "
-        "membership tested; its number of examples, its training metrics"
-    )
-    if federation.evaluation.federated:
-        server += " and its metrics on held-out data"
+    spent = {
+        protection.place: protection.after(federation.planned, federation.delta)
+        for protection in federation.protections
+        if federation.delta is not None
+    }
     learns = (
         ("the network", "who speaks with whom, when, and how many bytes; nothing of their content (TLS 1.3)"),
-        ("the server", server),
-        ("another node", "the global model of every round, and the size of its cohort; no other node's update"),
-        ("whoever holds the final model", "what the model remembers of the training data; nothing bounds it"),
+        ("the server", _server(federation, spent)),
+        ("another node", _models("the global model of every round, and the size of its cohort", spent)),
+        ("whoever holds the final model", _models("what the model remembers of the training data", spent)),
         ("a node's own disk", "the global model, its own update until it is acknowledged"),
     )
-    bound = "none" if spec.l2_bound is None else f"{spec.l2_bound:g} (L2), which a dishonest node can ignore"
+    bound = "none"
+    if spec.l2_bound is not None:
+        held = "which the server enforces" if spec.central_noise else "which a dishonest node can ignore"
+        bound = f"{spec.l2_bound:g} (L2), {held}"
     weight = "none" if spec.weight_bound is None else f"{spec.weight_bound:g}"
+    rounds = f"{federation.planned} rounds"
+    if federation.planned < federation.rounds:
+        rounds += f" of {federation.rounds}: more would exceed the budget"
     facts = (
         ("definition", federation.digest),
-        ("strategy", f"{strategy.name}, {federation.rounds} rounds"),
-        ("differential privacy", "none: epsilon is unbounded"),
+        ("strategy", f"{strategy.name}, {rounds}"),
+        *_privacy(spent),
         ("secure aggregation", "none: the server sees each update" if spec.visible else "the server sees only sums"),
         ("liars tolerated", f"0: {type(strategy.reducer).__name__} follows any one of them anywhere"),
         ("bound on an update", bound),
         ("bound on a node's weight", weight),
         ("bytes from a node, a round", "depends on the update" if up is None else f"{up:,} and framing"),
         ("bytes to a node, a round", f"{down:,} and framing"),
-        ("assumed", "the server follows the protocol; nodes' and the server's private keys are private"),
+        ("assumed", _assumed(spent)),
     )
-    return Explanation(learns, facts, None, 0, up, down)
+    epsilon = next((guarantee.epsilon for guarantee in spent.values()), None)
+    return Explanation(learns, facts, epsilon, 0, up, down)
+
+
+_NOISE: Mapping[Place, str] = {
+    "server": "noise by the server on every sum",
+    "client": "noise by every client on its own update",
+    "record": "noise by every client on its records' gradients",
+}
+
+
+def _server(federation: Federation, spent: Mapping[Place, Guarantee]) -> str:
+    """What the server sees of a node."""
+    if "client" in spent or "record" in spent:
+        guarantee = spent.get("client") or spent["record"]
+        return f"each node's update of every round it takes part in, with the node's own noise in it: {guarantee}"
+    seen = (
+        "each node's update of every round it takes part in, in clear: from it, examples can be reconstructed or their "
+        "membership tested"
+    )
+    if "server" in spent:
+        return f"{seen}; nothing else of its data. Noise comes after the sum and does not protect from the server"
+    seen += "; its number of examples, its training metrics"
+    return f"{seen} and its metrics on held-out data" if federation.evaluation.federated else seen
+
+
+def _models(what: str, spent: Mapping[Place, Guarantee]) -> str:
+    """What those see who are given models."""
+    if not spent:
+        return f"{what}; no other node's update" if "cohort" in what else f"{what}; nothing bounds it"
+    return f"{what}, within {'; and within '.join(str(guarantee) for guarantee in spent.values())}"
+
+
+def _privacy(spent: Mapping[Place, Guarantee]) -> tuple[tuple[str, str], ...]:
+    if not spent:
+        return (("differential privacy", "none: epsilon is unbounded"),)
+    return tuple(("differential privacy", f"{_NOISE[place]}: {guarantee}") for place, guarantee in spent.items())
+
+
+def _assumed(spent: Mapping[Place, Guarantee]) -> str:
+    assumed = ["the server follows the protocol", "nodes' and the server's private keys are private"]
+    if "server" in spent:
+        assumed.append("the server adds the noise, and its disk and memory are its own")
+        if spent["server"].sampling == "poisson":
+            assumed.append("nobody but the server learns who took part in a round")
+    return "; ".join(assumed)

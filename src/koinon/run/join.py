@@ -167,7 +167,7 @@ class Node:
 
     async def _welcomed(self, connection: Connection, welcome: Welcome) -> Participant:
         try:
-            self._policy.check_join(self._federation.digest, welcome.rounds)
+            self._policy.check_join(self._federation, welcome.rounds)
         except PolicyRefused as refusal:
             await connection.send(Leave(str(refusal)))
             raise

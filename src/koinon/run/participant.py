@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TypeAlias, assert_never
 
 from koinon.core.errors import ClientFailed, KoinonError, PolicyRefused, Unavailable
+from koinon.core.noise import Noise
 from koinon.core.types import ClientId
 from koinon.data.dataset import DataSet
 from koinon.durable import checkpoint
 from koinon.durable.failpoint import reach
 from koinon.durable.journal import Journal
+from koinon.durable.ledger import Ledger
+from koinon.durable.secret import noise_of
 from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
 from koinon.protocol import node
@@ -70,10 +73,15 @@ class Participant:
 
     def __post_init__(self) -> None:
         self.state = NodeState(journal=self.journal.entries())
+        self._protections = self.federation.protections
+        self._noise, self._ledger = Noise.seeded(self.seed), None
+        if self._protections:
+            self._noise, self._ledger = noise_of(self.journal.folder), Ledger(self.journal.folder.parent)
 
     def connected(self) -> list[Out]:
         """The server has let the node in."""
-        return self.handle(Connected(*self.journal.holding(), len(self.data.train)))
+        told = 0 if self._protections else len(self.data.train)  # how many examples there are is of the data, too
+        return self.handle(Connected(*self.journal.holding(), told))
 
     def handle(self, event: Event) -> list[Out]:
         """Take an event through the protocol; returns what is to be sent and done, in order.
@@ -148,7 +156,10 @@ class Participant:
         log("round {round}: training", round=task.round, cohort=task.cohort)
         try:
             self.policy.check_task(task.round, task.cohort)
-            return Trained(self._offer(task))
+            self._charge(task.round)
+            offer = self._offer(task)
+            self._check_spent(task.round)
+            return Trained(offer)
         except PolicyRefused as refusal:
             log("round {round} declined: {reason}", logging.WARNING, round=task.round, reason=str(refusal))
             return GaveUp(Declined(task.round, str(refusal)))
@@ -166,6 +177,17 @@ class Participant:
             log("round {round} failed: {reason}", logging.ERROR, round=task.round, reason=reason)
             return GaveUp(Failed(task.round, f"{type(error).__name__} in training; see the node's log"))
 
+    def _charge(self, round: int) -> None:
+        """Write down what the round will release, unless the owner forbids it; before there is anything to release."""
+        if self._ledger is not None:
+            self._check_spent(round)
+            self._ledger.charge(self.journal.folder.name, round, self._protections)
+
+    def _check_spent(self, round: int) -> None:
+        """Raise PolicyRefused if what is spent in all, this round included, is more than the owner allows."""
+        if self._ledger is not None:
+            self.policy.check_spent(self._ledger.after(self.journal.folder.name, round, self._protections))
+
     def _offer(self, task: Task) -> Offer:
         began = self.clock()
         strategy = self.federation.strategy
@@ -174,7 +196,7 @@ class Participant:
             state = dict(strategy.stages.init(self.federation.learner.layout))
         model = self.journal.model(task.model.digest)
         reach("node mid training")
-        local = train(self.federation, self.seed, task.round, self.name, model, self.data, state)
+        local = train(self.federation, self.seed, self._noise, task.round, self.name, model, self.data, state)
         update = self.journal.keep(task.round, local.encoded, local.state)
         seconds = self.clock() - began
         return Offer(task.round, update, local.weight, local.examples, dict(local.metrics), seconds)

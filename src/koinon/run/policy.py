@@ -5,11 +5,15 @@ smallest_cohort = 3             # train only where at least this many nodes take
 definitions = ["9f3c…"]         # run only these federations, by digest; absent: any
 most_rounds = 200               # at most this many rounds in one run; absent: any number
 require_secure_sum = true       # refuse until the server can only see sums of updates
-require_dp = true               # refuse until updates carry differential privacy
+require_dp = "client"           # noise on this node's own update; "record": on its records' gradients; "server"; true: any
+most_norm = 1.0                 # refuse unless updates are clipped to this L2 norm; absent: any
+most_epsilon = 3.0              # in all runs together, at `delta`; absent: any
+delta = 1e-5
 """
 
 import difflib
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +21,10 @@ import msgspec
 from msgspec import Meta
 
 from koinon.core.errors import AdmissionError, PolicyRefused, Unavailable
+from koinon.durable.spending import Release, guarantees
+from koinon.federation import Federation
 from koinon.protocol.messages import Digest
+from koinon.strategy.protection import Place
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,14 +35,22 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         definitions: SHA-256 digests of the federations that may run, or None for any; empty allows none.
         most_rounds: Most rounds of a run, or None for any number.
         require_secure_sum: Refuse unless the server can only see sums. No server offers this yet: all is refused.
-        require_dp: Refuse unless updates carry differential privacy. No server offers this yet: all is refused.
+        require_dp: Refuse unless noise is added: anywhere (true), or by the server to sums (`"server"`), by the node to
+            its update (`"client"`) or to its records' gradients (`"record"`).
+        most_norm: Largest L2 norm that an update may have before noise, or None for any.
+        most_epsilon: Most that may be spent of the privacy of this node's data, in all runs together, for each place
+            where noise is added, or None for any.
+        delta: At which `most_epsilon` is meant.
     """
 
     smallest_cohort: Annotated[int, Meta(ge=1)] = 1
     definitions: tuple[Digest, ...] | None = None
     most_rounds: Annotated[int, Meta(ge=1)] | None = None
     require_secure_sum: bool = False
-    require_dp: bool = False
+    require_dp: bool | Place = False
+    most_norm: Annotated[float, Meta(gt=0)] | None = None
+    most_epsilon: Annotated[float, Meta(gt=0)] | None = None
+    delta: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
 
     @classmethod
     def load(cls, path: Path) -> "Policy":
@@ -55,20 +70,21 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             raise AdmissionError(f"{path} is not valid TOML: {error}") from error
         return cls(**{name: _checked(path, name, value) for name, value in settings.items()})
 
-    def check_join(self, definition: str, rounds: int) -> None:
+    def check_join(self, federation: Federation, rounds: int) -> None:
         """Whether the owner allows a run.
 
         Args:
-            definition: Digest of the federation's definition.
+            federation: The definition on the node's own disk, which the server's equals.
             rounds: Rounds that the run plans.
 
         Raises:
             PolicyRefused: naming the setting and what was asked.
         """
         self._check_protection()
-        if self.definitions is not None and definition not in self.definitions:
-            raise PolicyRefused(f"the owner's policy: definitions does not list {definition}, which the run has")
+        if self.definitions is not None and federation.digest not in self.definitions:
+            raise PolicyRefused(f"the owner's policy: definitions does not list {federation.digest}, which the run has")
         self._check_rounds(rounds, f"a run of {rounds} rounds")
+        self._check_noise(federation)
 
     def check_task(self, round: int, cohort: int) -> None:
         """Whether the owner allows training in a round; the server may ask for other than it said at joining.
@@ -87,11 +103,38 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             )
         self._check_rounds(round, f"round {round}")
 
+    def check_spent(self, releases: Iterable[Release]) -> None:
+        """Whether the owner allows that this is spent in all.
+
+        Raises:
+            PolicyRefused: naming the ceiling and what would be spent.
+        """
+        if self.most_epsilon is None:
+            return
+        for guarantee in guarantees(releases, self.delta).values():
+            if guarantee.epsilon > self.most_epsilon:
+                raise PolicyRefused(
+                    f"the owner's policy: most_epsilon = {self.most_epsilon:g}, and with this round it would be {guarantee}"
+                )
+
     def _check_protection(self) -> None:
         if self.require_secure_sum:
             raise PolicyRefused("the owner's policy: require_secure_sum = true, and the server offers no secure sum")
-        if self.require_dp:
-            raise PolicyRefused("the owner's policy: require_dp = true, and the server offers no differential privacy")
+
+    def _check_noise(self, federation: Federation) -> None:
+        places = [protection.place for protection in federation.protections]
+        asked = self.require_dp
+        if asked is not False and (not places if asked is True else asked not in places):
+            offered = f"noise only from: {', '.join(places)}" if places else "no noise"
+            raise PolicyRefused(
+                f"the owner's policy: require_dp = {msgspec.json.encode(asked).decode()}; the run has {offered}"
+            )
+        if self.most_epsilon is not None and not places:
+            raise PolicyRefused(f"the owner's policy: most_epsilon = {self.most_epsilon:g}, and the run has no noise")
+        bound = federation.strategy.largest_norm
+        if self.most_norm is not None and (bound is None or bound > self.most_norm):
+            clipped = "does not clip" if bound is None else f"clips to {bound:g}"
+            raise PolicyRefused(f"the owner's policy: most_norm = {self.most_norm:g}, and the run {clipped}")
 
     def _check_rounds(self, rounds: int, asked: str) -> None:
         if self.most_rounds is not None and rounds > self.most_rounds:

@@ -12,7 +12,10 @@ from koinon.core.layout import Layout
 from koinon.core.types import Vector
 from koinon.durable import checkpoint
 from koinon.durable.history import RoundRecord, RunInfo, Values
+from koinon.durable.spending import guarantees
 from koinon.durable.store import Store
+from koinon.privacy.accountant import Guarantee
+from koinon.strategy.protection import Place
 from koinon.view import report
 
 
@@ -70,10 +73,17 @@ class Run:
         """Of the last evaluation."""
         return next((record.metrics for record in reversed(self.history) if record.metrics), {})
 
+    @cached_property
+    def guarantees(self) -> dict[Place, Guarantee]:
+        """What was spent of privacy, for each place where noise was added; empty without noise."""
+        if self.info.delta is None:
+            return {}
+        return guarantees((release for record in self.history for release in record.releases), self.info.delta)
+
     @property
-    def epsilon(self) -> None:
-        """None: nothing in this run was differentially private."""
-        return None
+    def epsilon(self) -> float | None:
+        """The first of `guarantees`: by the server's noise, else the clients' own, else their records'; None without noise."""
+        return next((guarantee.epsilon for guarantee in self.guarantees.values()), None)
 
     def summary(self) -> dict[str, object]:
         """The run in one JSON object."""
@@ -83,6 +93,7 @@ class Run:
             "rounds": len(self.history),
             "metrics": {name: value if math.isfinite(value) else None for name, value in self.metrics.items()},
             "epsilon": self.epsilon,
+            "guarantees": {place: str(guarantee) for place, guarantee in self.guarantees.items()},
             "bytes_up": sum(record.bytes_up for record in self.history),
             "bytes_down": sum(record.bytes_down for record in self.history),
             "seconds": round(sum(record.seconds for record in self.history), 3),

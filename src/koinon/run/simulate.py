@@ -10,6 +10,7 @@ import torch
 
 from koinon.aggregate.reducer import Matrix, Summing
 from koinon.core.errors import AdmissionError, ClientFailed, Unavailable
+from koinon.core.noise import Noise
 from koinon.core.rng import generator
 from koinon.core.statistics import Statistic, merge, values
 from koinon.core.types import ClientId, Vector
@@ -17,9 +18,11 @@ from koinon.data.population import Population, Sizes
 from koinon.durable import checkpoint
 from koinon.durable.checkpoint import ServerState
 from koinon.durable.history import Participation, RoundRecord, RunInfo
+from koinon.durable.spending import Release
 from koinon.durable.store import Store
 from koinon.evaluate.evaluation import central, on_client
 from koinon.federation import Federation
+from koinon.privacy.admission import fault_of_delta
 from koinon.protocol import session
 from koinon.protocol.events import (
     Arrived,
@@ -40,7 +43,7 @@ from koinon.run.app import new_run_id
 from koinon.run.coordinator import TRAINING
 from koinon.run.engine import Engine, InProcess, MakeEngine
 from koinon.run.result import Run
-from koinon.run.work import ClientState, Local, advance, first_state
+from koinon.run.work import ClientState, Local, advance, first_state, held
 from koinon.update.codec import InMemory
 from koinon.view.progress import Progress, progress_for
 
@@ -84,18 +87,22 @@ def simulate(
     """
     if workers != 1:
         raise AdmissionError(f"this version trains clients in one process; use workers=1, not {workers}")
+    if federation.delta is not None and any(each.unit == "client" for each in federation.protections):
+        if (fault := fault_of_delta(federation.delta, len(population.ids))) is not None:
+            raise AdmissionError(fault)
     layout = federation.learner.layout
     info = RunInfo(
         id=resume or new_run_id(name),
         app=name,
         definition=federation.digest,
-        rounds=federation.rounds,
+        rounds=federation.planned,
         seed=seed,
         parameters=layout.length,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         status="running",
         runtime="simulation",
         clients=clients,
+        delta=federation.delta,
     )
     folder = Path(runs) / info.id
     if resume is not None and not (folder / "run.db").exists():
@@ -140,7 +147,7 @@ class _Simulation:
         self.store = store
         self.engine = engine
         self.progress = progress
-        self.terms = Terms(federation.rounds, self._draw, minimum_nodes=0, quorum=_ANY)
+        self.terms = Terms(info.rounds, self._draw, minimum_nodes=0, quorum=_ANY)
         self.server = self._restored()
         completed = store.completed()
         model = Blob(checkpoint.digest(self.server.model), 4 * info.parameters)
@@ -189,6 +196,7 @@ class _Simulation:
             if not gathered.closing:
                 reasons = "; ".join(f"{part.client}: {part.reason}" for part in gathered.parts[:3])
                 raise ClientFailed(f"every client of round {opened.round} failed, e.g. {reasons}")
+        if opened.cohort or self.federation.protections:
             self.server = gathered.advanced(self.server)
         return self._close(opened, gathered, began)
 
@@ -205,6 +213,7 @@ class _Simulation:
             participants=tuple(gathered.parts),
             training=values(gathered.training),
             metrics=values(metrics or {}),
+            releases=tuple(Release.of(each) for each in self.federation.protections),
         )
         self.store.close_round(record)
         self.store.drop_checkpoints(before=opened.round)
@@ -262,18 +271,19 @@ class _Gathered:
         else:
             total = self._reducer.reduce(Matrix(torch.stack(self._rows), self._weights))
         federation, seed = self._simulation.federation, self._simulation.info.seed
-        size, weight = len(self._weights), sum(self._weights)
-        advanced = advance(federation, seed, self._round, server, total, size, weight)
+        advanced = advance(federation, seed, Noise.seeded(seed), self._round, server, total, self._weights)
         return replace(advanced, clients={**server.clients, **self._states})
 
     def _add(self, client: ClientId, local: Local) -> None:
         codec = self._simulation.federation.strategy.codec
-        row = codec.decode(InMemory(local.encoded), self._length, 0, self._length)
+        decoded = codec.decode(InMemory(local.encoded), self._length, 0, self._length)
+        rows = held(self._simulation.federation, Matrix(decoded[None], [local.weight]))
+        (row,), (weight,) = rows.columns(0, self._length), rows.weights
         if isinstance(self._reducer, Summing):
-            self._sum = self._reducer.add(self._sum, row, local.weight)
+            self._sum = self._reducer.add(self._sum, row, weight)
         else:
             self._rows.append(row)
-        self._weights.append(local.weight)
+        self._weights.append(weight)
         self._states |= {f"{client}/{name}": tensor for name, tensor in local.state.items()}
         trained = {name: value for name, value in local.metrics.items() if name.startswith(TRAINING)}
         evaluated = {name: value for name, value in local.metrics.items() if name not in trained}

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
+from koinon.aggregate.bounded import Bounded
+from koinon.aggregate.reducer import Rows
 from koinon.core.errors import ClientFailed
+from koinon.core.noise import Noise
 from koinon.core.rng import generator
 from koinon.core.statistics import Metrics
 from koinon.core.types import ClientId, Cohort, Vector, finite
@@ -15,6 +18,7 @@ from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
 from koinon.learn.learner import LocalTask
 from koinon.update.codec import Codec, Encoded
+from koinon.update.stage import Context
 
 ClientState = Mapping[str, torch.Tensor]
 
@@ -47,33 +51,64 @@ def first_state(federation: Federation, seed: int) -> ServerState:
 
 
 def train(
-    federation: Federation, seed: int, round: int, client: ClientId, model: Vector, data: DataSet, state: ClientState
+    federation: Federation,
+    seed: int,
+    noise: Noise,
+    round: int,
+    client: ClientId,
+    model: Vector,
+    data: DataSet,
+    state: ClientState,
 ) -> Local:
     """Evaluate the received model, train it, and take the update through the stages to bytes.
+
+    With noise, nothing is told beside the update.
+
+    Args:
+        noise: The client's own, of the whole run.
 
     Raises:
         ClientFailed: if training fails or anything that would be sent is not finite.
     """
     learner, strategy = federation.learner, federation.strategy
     metrics = dict(on_client(learner, model, data)) if federation.evaluation.federated else {}
-    task = LocalTask(round, strategy.correction)
+    task = LocalTask(round, strategy.correction, noise.of("train", round, client))
     update = learner.train(model, data.train, task, generator(seed, "train", round, client))
-    state, update = strategy.stages.on_client(state, update, generator(seed, "stages", round, client))
+    context = Context(strategy.before, generator(seed, "stages", round, client), noise.of("stages", round, client))
+    state, update = strategy.stages.on_client(state, update, context)
     if not (finite(update.delta) and finite(update.weight)):
         raise ClientFailed(f"the update of round {round} is not finite; lower the learning rate or clip it")
     encoded = strategy.codec.encode(update.delta, generator(seed, "codec", round, client))
+    if federation.protections:
+        return Local(encoded, float(update.weight), 1, {}, state)
     return Local(encoded, float(update.weight), int(update.examples), metrics | dict(update.metrics), state)
 
 
 def advance(
-    federation: Federation, seed: int, round: int, state: ServerState, total: Vector, size: int, weight: float
+    federation: Federation,
+    seed: int,
+    noise: Noise,
+    round: int,
+    state: ServerState,
+    total: Vector,
+    weights: Sequence[float],
 ) -> ServerState:
-    """The server's state after a round whose updates were reduced to `total`; takes `state` and `total` over."""
+    """The server's state after a round whose updates, of such weights, were reduced to `total`.
+
+    Takes `state` and `total` over. With noise, a round in which nobody took part must come here as well, with a
+    `total` of zeros: that nobody did is not told either.
+    """
     strategy = federation.strategy
-    cohort = Cohort(round, size, weight)
-    stages, total = strategy.stages.on_server(state.stages, total, cohort, generator(seed, "server", round))
+    cohort = Cohort(round, len(weights), sum(weights))
+    context = Context(strategy.before, generator(seed, "server", round), noise.of("server", round))
+    stages, total = strategy.stages.on_server(state.stages, total, cohort, context)
     optimizer, model = strategy.server.step(state.optimizer, state.model, total)
     return ServerState(model, optimizer, stages)
+
+
+def held(federation: Federation, rows: Rows) -> Rows:
+    """The rows as their clients promised them, where noise relies on it."""
+    return Bounded(rows, federation.strategy.promised) if federation.strategy.promised.central_noise else rows
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from koinon.core.types import Spec
 from koinon.learn.corrections import Correction
 from koinon.server.optimizer import ServerOptimizer
 from koinon.server.sampling import Everyone, Sampler
+from koinon.strategy.protection import check_noise, expected_cohort
 from koinon.update.codec import Codec, Float32
 from koinon.update.stage import Chain
 
@@ -40,12 +41,29 @@ class Strategy:
     def __post_init__(self) -> None:
         self.admit()
 
+    @property
+    def before(self) -> Spec:
+        """What is known of an update before its first stage."""
+        return Spec(cohort=expected_cohort(self.sample))
+
+    @property
+    def promised(self) -> Spec:
+        """What is known of an update after its last stage, if its client is honest."""
+        return self.stages.admit(self.before)
+
+    @property
+    def largest_norm(self) -> float | None:
+        """The tightest bound on an update's L2 norm on its way, before any noise; None without a clip."""
+        bounds = [spec.l2_bound for spec in self.stages.specs(self.before)]
+        return min((bound for bound in bounds if bound is not None), default=None)
+
     def admit(self) -> Spec:
         """What the server is given: the parts, checked against each other in the order of an update's way.
 
         Raises:
             AdmissionError: from the first part that does not fit, naming the cure.
         """
-        spec = self.stages.admit(Spec())
+        spec = self.promised
         self.reducer.admit(spec)
+        check_noise(spec, self.reducer)
         return self.codec.admit(spec)

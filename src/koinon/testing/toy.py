@@ -16,7 +16,7 @@ from koinon.federation import Federation
 from koinon.learn.learner import LocalTask
 from koinon.server.sampling import Sampler
 from koinon.strategy.recipes import fedavg
-from koinon.update.stage import State
+from koinon.update.stage import Context, State
 from koinon.update.weight import Weight
 
 LENGTH = 8
@@ -90,12 +90,12 @@ class Tally:
         """None so far."""
         return {"rounds": torch.zeros((), dtype=torch.int64)}
 
-    def on_client(self, state: State, update: Update, rng: torch.Generator) -> tuple[State, Update]:
+    def on_client(self, state: State, update: Update, context: Context) -> tuple[State, Update]:
         """One more, and says so in the metrics."""
         rounds = state["rounds"] + 1
         return {"rounds": rounds}, replace(update, metrics={**update.metrics, "train_tally": Ratio(float(rounds), 1.0)})
 
-    def on_server(self, state: State, total: Vector, cohort: object, rng: torch.Generator) -> tuple[State, Vector]:
+    def on_server(self, state: State, total: Vector, cohort: object, context: Context) -> tuple[State, Vector]:
         """Leave the aggregate as it is."""
         return state, total
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from koinon.core.errors import AdmissionError
+from koinon.core.layout import Layout
+from koinon.core.norm import norms, shrinking
 from koinon.core.types import Spec, Update
-from koinon.update.stage import OnClient, State
+from koinon.update.stage import Context, OnClient, State
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,86 @@ class Clip(OnClient):
     norm: float
 
     def __post_init__(self) -> None:
-        if not (self.norm > 0 and math.isfinite(self.norm)):
-            raise AdmissionError(f"Clip needs a positive finite norm, not {self.norm}")
+        _check(self, self.norm)
 
     def admit(self, spec: Spec) -> Spec:
         """The bound is `norm`, or a tighter one that held before."""
-        return replace(spec, l2_bound=self.norm if spec.l2_bound is None else min(self.norm, spec.l2_bound))
+        return replace(spec, l2_bound=_tighter(self.norm, spec.l2_bound))
 
-    def on_client(self, state: State, update: Update, rng: torch.Generator) -> tuple[State, Update]:
+    def on_client(self, state: State, update: Update, context: Context) -> tuple[State, Update]:
         """Clip each update of the batch."""
-        length = torch.linalg.vector_norm(update.delta, dim=-1, keepdim=True, dtype=torch.float64)
-        factor = (self.norm / length.clamp(min=self.norm)).to(torch.float32)
-        return state, replace(update, delta=update.delta * factor)
+        length = norms(update.delta)
+        return state, replace(update, delta=update.delta * shrinking(length, self.norm))
+
+
+@dataclass(frozen=True)
+class ClipL1(OnClient):
+    """Scale an update down to L1 norm `norm` when it is longer, as Laplace noise needs it.
+
+    Attributes:
+        norm: Largest sum of magnitudes that leaves the client, > 0; it bounds the L2 norm as well.
+
+    Raises:
+        AdmissionError: if `norm` is not a positive finite number.
+    """
+
+    norm: float
+
+    def __post_init__(self) -> None:
+        _check(self, self.norm)
+
+    def admit(self, spec: Spec) -> Spec:
+        """Both norms are bounded."""
+        return replace(spec, l1_bound=_tighter(self.norm, spec.l1_bound), l2_bound=_tighter(self.norm, spec.l2_bound))
+
+    def on_client(self, state: State, update: Update, context: Context) -> tuple[State, Update]:
+        """Clip each update of the batch."""
+        length = norms(update.delta, 1)
+        return state, replace(update, delta=update.delta * shrinking(length, self.norm))
+
+
+@dataclass(frozen=True)
+class ClipLayers(OnClient):
+    """Scale each of the model's L tensors down to L2 norm `norm` / sqrt(L), so that the whole has at most `norm`.
+
+    Better than `Clip` where a few layers move much more than the others and would leave them nothing.
+
+    Source: McMahan et al., "Learning differentially private recurrent language models" (2018), §2.
+
+    Attributes:
+        norm: Largest L2 norm of the whole update, > 0.
+
+    Raises:
+        AdmissionError: if `norm` is not a positive finite number.
+    """
+
+    norm: float
+
+    def __post_init__(self) -> None:
+        _check(self, self.norm)
+
+    def admit(self, spec: Spec) -> Spec:
+        """The bound is `norm`, or a tighter one that held before."""
+        return replace(spec, l2_bound=_tighter(self.norm, spec.l2_bound))
+
+    def init(self, layout: Layout) -> State:
+        """Where each tensor ends."""
+        return {"ends": torch.tensor([slot.stop for slot in layout.slots], dtype=torch.int64)}
+
+    def on_client(self, state: State, update: Update, context: Context) -> tuple[State, Update]:
+        """Clip each tensor of each update of the batch."""
+        ends = state["ends"].tolist()
+        delta, most = update.delta.clone(), self.norm / math.sqrt(len(ends))
+        for start, end in zip([0, *ends], ends, strict=False):
+            part = delta[..., start:end]
+            part *= shrinking(norms(part), most)
+        return state, replace(update, delta=delta)
+
+
+def _tighter(norm: float, bound: float | None) -> float:
+    return norm if bound is None else min(norm, bound)
+
+
+def _check(stage: Clip | ClipL1 | ClipLayers, norm: float) -> None:
+    if not (norm > 0 and math.isfinite(norm)):
+        raise AdmissionError(f"{type(stage).__name__} needs a positive finite norm, not {norm}")

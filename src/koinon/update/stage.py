@@ -4,17 +4,34 @@ A stage says what it needs of an update and what it gives; `Chain.admit` compose
 federation is built, so what cannot work is refused before anyone trains.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 import torch
 
+from koinon.core.errors import AdmissionError
 from koinon.core.layout import Layout
+from koinon.core.noise import Noise
 from koinon.core.types import Cohort, Spec, Update, Vector
 
 State: TypeAlias = Mapping[str, torch.Tensor]
 """A stage's own state by name, so that it can be saved with the run; the server and each client have their own."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage works with in one round, besides the update.
+
+    Attributes:
+        spec: What is known of an update before the stage.
+        public: Draws that others may know, since they follow from the run's seed.
+        secret: Noise that protects people; the stage's own, for this round, place and client.
+    """
+
+    spec: Spec
+    public: torch.Generator
+    secret: Noise
 
 
 class Stage(Protocol):
@@ -30,10 +47,10 @@ class Stage(Protocol):
     def init(self, layout: Layout) -> State:
         """The state before the first round, on the server and on each client; names without dots."""
 
-    def on_client(self, state: State, update: Update, rng: torch.Generator) -> tuple[State, Update]:
+    def on_client(self, state: State, update: Update, context: Context) -> tuple[State, Update]:
         """Change one client's update, or a batch of them (leading dimensions); `update` is not changed."""
 
-    def on_server(self, state: State, total: Vector, cohort: Cohort, rng: torch.Generator) -> tuple[State, Vector]:
+    def on_server(self, state: State, total: Vector, cohort: Cohort, context: Context) -> tuple[State, Vector]:
         """Change the aggregated update; the stage owns `total` and may work in place."""
 
 
@@ -44,7 +61,7 @@ class OnClient:
         """No state."""
         return {}
 
-    def on_server(self, state: State, total: Vector, cohort: Cohort, rng: torch.Generator) -> tuple[State, Vector]:
+    def on_server(self, state: State, total: Vector, cohort: Cohort, context: Context) -> tuple[State, Vector]:
         """Leave the aggregate as it is."""
         return state, total
 
@@ -56,8 +73,17 @@ class Chain:
     stages: tuple[Stage, ...] = ()
 
     def admit(self, spec: Spec) -> Spec:
-        """What is known of an update after all stages."""
+        """What is known of an update after all stages.
+
+        Raises:
+            AdmissionError: from the first stage that does not fit, or that follows the server's noise.
+        """
         for stage in self.stages:
+            if spec.central_noise:
+                raise AdmissionError(
+                    f"{type(stage).__name__} comes after noise that the server adds to the sum, and would change what it "
+                    "must cover; put the noise last"
+                )
             spec = stage.admit(spec)
         return spec
 
@@ -65,19 +91,31 @@ class Chain:
         """The stages' states, prefixed by their places in the chain."""
         return _joined([stage.init(layout) for stage in self.stages])
 
-    def on_client(self, state: State, update: Update, rng: torch.Generator) -> tuple[State, Update]:
+    def on_client(self, state: State, update: Update, context: Context) -> tuple[State, Update]:
         """Apply the stages in order."""
         states = _parted(state, len(self.stages))
-        for place, stage in enumerate(self.stages):
-            states[place], update = stage.on_client(states[place], update, rng)
+        for place, (stage, own) in enumerate(self._contexts(context)):
+            states[place], update = stage.on_client(states[place], update, own)
         return _joined(states), update
 
-    def on_server(self, state: State, total: Vector, cohort: Cohort, rng: torch.Generator) -> tuple[State, Vector]:
+    def on_server(self, state: State, total: Vector, cohort: Cohort, context: Context) -> tuple[State, Vector]:
         """Apply the stages in reverse order."""
         states = _parted(state, len(self.stages))
-        for place, stage in reversed(list(enumerate(self.stages))):
-            states[place], total = stage.on_server(states[place], total, cohort, rng)
+        for place, (stage, own) in reversed(list(enumerate(self._contexts(context)))):
+            states[place], total = stage.on_server(states[place], total, cohort, own)
         return _joined(states), total
+
+    def specs(self, spec: Spec) -> list[Spec]:
+        """What is known of an update before the first stage (`spec`) and after each."""
+        specs = [spec]
+        for stage in self.stages:
+            specs.append(stage.admit(specs[-1]))
+        return specs
+
+    def _contexts(self, context: Context) -> Iterator[tuple[Stage, Context]]:
+        """Each stage with what is known of an update at its place, and noise of its own."""
+        for place, (stage, spec) in enumerate(zip(self.stages, self.specs(context.spec), strict=False)):
+            yield stage, replace(context, spec=spec, secret=context.secret.of(f"stage {place}"))
 
 
 def _joined(states: Sequence[State]) -> State:

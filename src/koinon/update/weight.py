@@ -7,7 +7,7 @@ import torch
 
 from koinon.core.errors import AdmissionError
 from koinon.core.types import Spec, Update
-from koinon.update.stage import OnClient, State
+from koinon.update.stage import Context, OnClient, State
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Weight(OnClient):
             raise AdmissionError("an update is weighted twice; keep one Weight stage")
         return replace(spec, weighted=True, weight_bound=self.at_most)
 
-    def on_client(self, state: State, update: Update, rng: torch.Generator) -> tuple[State, Update]:
+    def on_client(self, state: State, update: Update, context: Context) -> tuple[State, Update]:
         """Set each update's weight."""
         weight = update.examples.to(torch.float64)
         if self.at_most is not None:

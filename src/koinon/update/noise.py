@@ -1,0 +1,191 @@
+"""Noise that hides any one client: added by the server to the sum, or by each client to its own update.
+
+The server's noise protects clients from whoever sees models, and rests on an honest server. A client's own noise
+protects it from the server as well, and costs far more accuracy: it does not shrink as clients are added.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from koinon.core.errors import AdmissionError
+from koinon.core.layout import Layout
+from koinon.core.noise import Noise
+from koinon.core.types import Cohort, Spec, Update, Vector
+from koinon.privacy.events import Event, Gaussian, Laplace
+from koinon.update.stage import Context, OnClient, State
+
+
+class Mechanism(Protocol):
+    """A kind of noise, in proportion to what it must hide."""
+
+    def bound(self, spec: Spec) -> float:
+        """How far one update can move a sum, in the mechanism's norm.
+
+        Raises:
+            AdmissionError: if nothing bounds it; the message names the cure.
+        """
+
+    def add(self, vector: Vector, bound: float, noise: Noise) -> Vector:
+        """The vector with noise for such a bound; in place."""
+
+    @property
+    def event(self) -> Event:
+        """What one such release spends."""
+
+
+class _OnSum(ABC):
+    """Base of mechanisms: as a stage, noise that the server adds to the sum."""
+
+    cohort: float | None
+
+    @abstractmethod
+    def bound(self, spec: Spec) -> float:
+        """As in `Mechanism`."""
+
+    @abstractmethod
+    def add(self, vector: Vector, bound: float, noise: Noise) -> Vector:
+        """As in `Mechanism`."""
+
+    def admit(self, spec: Spec) -> Spec:
+        """The sum is protected from here on; the last stage of a chain."""
+        name = type(self).__name__
+        self.bound(spec)
+        if spec.weight_bound is None:
+            raise AdmissionError(f"{name} needs bounded weights; use Weight(at_most=...), or no Weight at all")
+        if self.cohort is None and spec.cohort is None:
+            raise AdmissionError(
+                f"{name} divides the sum by a number that tells nothing of who took part, and this sampling has none; give "
+                f"{name}(..., cohort=updates expected in a round), for instance rate × clients"
+            )
+        return replace(spec, central_noise=True)
+
+    def init(self, layout: Layout) -> State:
+        """No state."""
+        return {}
+
+    def on_client(self, state: State, update: Update, context: Context) -> tuple[State, Update]:
+        """Leave the update as it is."""
+        return state, update
+
+    def on_server(self, state: State, total: Vector, cohort: Cohort, context: Context) -> tuple[State, Vector]:
+        """The sum, not the mean: it is divided by the expected cohort, whoever took part. Then the noise."""
+        spec = context.spec
+        expected = self.cohort or spec.cohort
+        assert expected is not None and spec.weight_bound is not None  # since `admit`
+        total.mul_(cohort.weight / (expected * spec.weight_bound))
+        return state, self.add(total, self.bound(spec) / expected, context.secret)
+
+
+@dataclass(frozen=True)
+class GaussianNoise(_OnSum):
+    """Gaussian noise on every coordinate of the sum of updates; needs an L2 bound before it.
+
+    With weights up to W and updates up to `norm` the sum of w · update gets noise of standard deviation
+    noise_multiplier · norm · W, and is divided by cohort · W.
+
+    Source: McMahan et al., "Learning differentially private recurrent language models" (2018).
+
+    Attributes:
+        noise_multiplier: Standard deviation of the noise / the bound on one client's contribution, > 0.
+        cohort: Updates expected in a round, > 0, the constant that the sum is divided by, so that the actual number,
+            which depends on who took part, is not released. None: what the sampling says (`Uniform(count)` does).
+
+    Raises:
+        AdmissionError: if a number is out of its bounds.
+    """
+
+    noise_multiplier: float
+    cohort: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def bound(self, spec: Spec) -> float:
+        """The L2 bound."""
+        if spec.l2_bound is None:
+            raise AdmissionError("GaussianNoise needs an L2 bound; put Clip(norm) before it")
+        return spec.l2_bound
+
+    def add(self, vector: Vector, bound: float, noise: Noise) -> Vector:
+        """With standard deviation noise_multiplier · bound."""
+        return noise.add_gaussian(vector, self.noise_multiplier * bound)
+
+    @property
+    def event(self) -> Event:
+        """A Gaussian release."""
+        return Gaussian(self.noise_multiplier)
+
+
+@dataclass(frozen=True)
+class LaplaceNoise(_OnSum):
+    """Laplace noise on every coordinate of the sum of updates; needs an L1 bound before it. For small models.
+
+    Source: Dwork et al., "Calibrating noise to sensitivity in private data analysis" (2006).
+
+    Attributes:
+        noise_multiplier: Scale of the noise (its mean magnitude) / the L1 bound on one client's contribution, > 0.
+        cohort: As in `GaussianNoise`.
+
+    Raises:
+        AdmissionError: if a number is out of its bounds.
+    """
+
+    noise_multiplier: float
+    cohort: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def bound(self, spec: Spec) -> float:
+        """The L1 bound."""
+        if spec.l1_bound is None:
+            raise AdmissionError("LaplaceNoise needs an L1 bound; put ClipL1(norm) before it")
+        return spec.l1_bound
+
+    def add(self, vector: Vector, bound: float, noise: Noise) -> Vector:
+        """With scale noise_multiplier · bound."""
+        return noise.add_laplace(vector, self.noise_multiplier * bound)
+
+    @property
+    def event(self) -> Event:
+        """A Laplace release."""
+        return Laplace(self.noise_multiplier)
+
+
+@dataclass(frozen=True)
+class Local(OnClient):
+    """Noise that each client adds to its own update before it leaves: local differential privacy.
+
+    The mechanism's `cohort` has no meaning here. What a client says of itself beside the update (its number of
+    examples, its metrics) is not told.
+
+    Attributes:
+        mechanism: `GaussianNoise(…)` or `LaplaceNoise(…)`.
+    """
+
+    mechanism: Mechanism
+
+    def admit(self, spec: Spec) -> Spec:
+        """The update is protected from here on, and unbounded."""
+        self.mechanism.bound(spec)
+        if spec.weighted:
+            raise AdmissionError("a weight would tell a client's number of examples beside its noise; drop Weight")
+        if spec.local_noise:
+            raise AdmissionError("an update is given noise twice; keep one Local stage")
+        return replace(spec, local_noise=True, l2_bound=None, l1_bound=None)
+
+    def on_client(self, state: State, update: Update, context: Context) -> tuple[State, Update]:
+        """Add the noise."""
+        bound = self.mechanism.bound(context.spec)
+        return state, replace(update, delta=self.mechanism.add(update.delta.clone(), bound, context.secret))
+
+
+def _check(stage: GaussianNoise | LaplaceNoise) -> None:
+    if not (stage.noise_multiplier > 0 and math.isfinite(stage.noise_multiplier)):
+        raise AdmissionError(
+            f"{type(stage).__name__} needs a positive finite noise_multiplier, not {stage.noise_multiplier}"
+        )
+    if stage.cohort is not None and not (stage.cohort > 0 and math.isfinite(stage.cohort)):
+        raise AdmissionError(f"{type(stage).__name__} needs a positive finite cohort, not {stage.cohort}")

@@ -87,9 +87,7 @@ def simulate(
     """
     if workers != 1:
         raise AdmissionError(f"this version trains clients in one process; use workers=1, not {workers}")
-    if federation.delta is not None and any(each.unit == "client" for each in federation.protections):
-        if (fault := fault_of_delta(federation.delta, len(population.ids))) is not None:
-            raise AdmissionError(fault)
+    _check_delta(federation, len(population.ids))
     layout = federation.learner.layout
     info = RunInfo(
         id=resume or new_run_id(name),
@@ -116,6 +114,13 @@ def simulate(
         return Run.read(store, layout).publish()
     finally:
         store.close()
+
+
+def _check_delta(federation: Federation, clients: int) -> None:
+    hides_clients = any(protection.unit == "client" for protection in federation.protections)
+    fault = fault_of_delta(federation.delta, clients) if hides_clients and federation.delta is not None else None
+    if fault is not None:
+        raise AdmissionError(fault)
 
 
 def _agreed(stored: RunInfo | None, asked: RunInfo) -> RunInfo:

@@ -1,4 +1,4 @@
-"""Little data and a model of three chunks, so that every process can be killed between two of them."""
+"""Little data and a model of several chunks, so that every process can be killed between two of them."""
 
 import torch
 from torch import nn

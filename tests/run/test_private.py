@@ -17,6 +17,8 @@ from koinon.durable.store import Store
 from koinon.privacy.events import Gaussian, PoissonSampled
 from koinon.protocol.events import Close
 from koinon.run.coordinator import Coordinator, Settings, draw
+from koinon.run.explain import explain
+from koinon.run.policy import Policy
 from koinon.strategy.protection import Protection
 from koinon.view.progress import Quiet
 
@@ -170,3 +172,24 @@ def test_a_delta_that_would_let_one_client_be_published_is_refused(tmp_path) -> 
     careless = kn.Federation(made.learner, made.strategy, 1, QUIET, budget=kn.Budget(12.0, 0.05))
     with pytest.raises(kn.AdmissionError, match=r"delta.* 1 / 20|0\.05"):
         simulate(careless, tmp_path)
+
+
+def test_explain_tells_what_an_owners_policy_says_of_the_planned_rounds() -> None:
+    made = federation(CENTRAL)
+    epsilon = made.protections[0].after(4, 1e-5).epsilon
+    allowed = dict(explain(made, Policy(require_dp=True, most_epsilon=epsilon + 0.01)).facts)["the owner's policy"]
+    assert allowed.startswith("allows every planned round")
+    refused = dict(explain(made, Policy(most_epsilon=epsilon - 0.01)).facts)["the owner's policy"]
+    assert "refuses. the owner's policy: most_epsilon" in refused
+    assert "the owner's policy" not in dict(explain(made).facts)
+
+
+def test_explain_names_who_is_not_kept_from_what() -> None:
+    by_server, by_client = (
+        explain(federation(stages)) for stages in (CENTRAL, (kn.Clip(0.5), kn.Local(kn.GaussianNoise(1.0))))
+    )
+    assert "does not protect from the server" in dict(by_server.learns)["the server"]
+    assert "with the node's own noise in it: epsilon" in dict(by_client.learns)["the server"]
+    for explained in (by_server, by_client):
+        assert "within epsilon" in dict(explained.learns)["whoever holds the final model"]
+        assert explained.epsilon is not None

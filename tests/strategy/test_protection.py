@@ -82,6 +82,7 @@ REFUSED = {
         lambda: federation(kn.Clip(1.0), NOISE, budget=kn.Budget(0.1, 1e-5)),
         "kn.calibrate",
     ),
+    "noise beyond what floats hold": (lambda: federation(kn.Clip(1e25), NOISE), "out of float32"),
     "no noise at all": (lambda: kn.GaussianNoise(0.0), "positive finite noise_multiplier"),
     "no cohort at all": (lambda: kn.GaussianNoise(1.0, cohort=0), "positive finite cohort"),
 }

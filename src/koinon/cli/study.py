@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from koinon.cli.options import RUNS, AppArgument, Json, Rounds, Runs, Seed, encoded, load, show, tell
 from koinon.core.errors import AdmissionError
 from koinon.run.explain import explain as explanation_of
+from koinon.run.policy import Policy
 from koinon.run.simulate import simulate as run_simulation
 
 
@@ -40,9 +41,15 @@ def simulate(
     show(run.summary(), json)
 
 
-def explain(app: AppArgument, rounds: Rounds = None, json: Json = False) -> None:
+def explain(
+    app: AppArgument,
+    rounds: Rounds = None,
+    policy: Annotated[Path | None, typer.Option(help="A node's policy (TOML): what it says of the run.")] = None,
+    json: Json = False,
+) -> None:
     """Who can learn what; exit code 2 when the configuration is refused."""
-    explanation = explanation_of(load(app, rounds).federation)
+    federation = load(app, rounds).federation
+    explanation = explanation_of(federation, None if policy is None else Policy.load(policy))
     if json:
         print(encoded(explanation.summary()))
         return

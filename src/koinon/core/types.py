@@ -69,7 +69,7 @@ class Spec:
         weighted: Whether weights may differ from 1.
         summable: Whether the encoded updates may be added in a ring before they are decoded.
         visible: Whether the server sees each update, or only their sum.
-        cohort: How many updates a round is expected to have, when the sampling alone says it.
+        cohort: How many updates a round is expected to have, where the sampling or the noise says it.
         local_noise: Whether the client has added noise that protects it from the server too.
         central_noise: Whether the server adds noise to the sum that protects each client from all others.
     """

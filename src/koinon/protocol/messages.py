@@ -134,7 +134,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     """Train this round from this model.
 
     Attributes:
-        cohort: How many nodes were asked.
+        cohort: How many nodes were asked; their expected number where who takes part is secret.
         deadline_s: Seconds until a reply may be refused as late.
     """
 

@@ -107,8 +107,8 @@ def _joined(terms: Terms, state: SessionState, event: Joined) -> Step:
     if open_round.closing:
         return state, ()
     if event.node in open_round.missing:
-        return state, _asked(state, open_round, [event.node])
-    if open_round.overdue and event.node not in open_round.cohort and not terms.as_drawn:
+        return state, _asked(terms, state, open_round, [event.node])
+    if open_round.overdue and event.node not in open_round.cohort and terms.secret_cohort is None:
         return _extended(terms, state, open_round)
     return state, ()
 
@@ -217,33 +217,34 @@ def _opened(terms: Terms, state: SessionState) -> Step:
     least = min(1, len(cohort))
     wanted = max(least, math.ceil(len(cohort) / (1 + terms.over_selection) - 1e-9))
     needed = max(least, math.ceil(wanted * terms.quorum - 1e-9))
-    if terms.as_drawn:
+    if terms.secret_cohort is not None:
         wanted, needed = len(cohort), 0
     opened = RoundState(number, cohort, wanted, needed, state.now + terms.deadline_s)
     record = Persist(RoundOpened(number, cohort, wanted, needed))
     if not cohort:  # Poisson sampling may choose nobody; the round passes and the model stays
         return replace(state, round=replace(opened, closing=True)), (record, Close(number, (), ()))
     state = replace(state, round=opened)
-    return state, (record, *_asked(state, opened, cohort))
+    return state, (record, *_asked(terms, state, opened, cohort))
 
 
 def _extended(terms: Terms, state: SessionState, open_round: RoundState) -> Step:
     others = [node for node in state.present if node not in open_round.cohort]
     drawn: Sequence[ClientId] = ()
-    if others and not terms.as_drawn:
+    if others and terms.secret_cohort is None:
         drawn = terms.draw(open_round.number, _sizes(state, others)) or others  # Poisson sampling may choose nobody
     extended, effects = rounds.extended(open_round, drawn, state.now + terms.deadline_s)
     state = replace(state, round=extended)
-    return state, (*effects, *_asked(state, extended, canonical(drawn)))
+    return state, (*effects, *_asked(terms, state, extended, canonical(drawn)))
 
 
-def _asked(state: SessionState, open_round: RoundState, nodes: Sequence[ClientId]) -> tuple[Effect, ...]:
+def _asked(terms: Terms, state: SessionState, open_round: RoundState, nodes: Sequence[ClientId]) -> tuple[Effect, ...]:
     effects: list[Effect] = []
     remaining = max(0.0, open_round.deadline - state.now)
+    told = len(open_round.cohort) if terms.secret_cohort is None else terms.secret_cohort
     for node in nodes:
         if node not in state.members or not state.members[node].here:
             continue
-        effects.append(Send(node, Task(open_round.number, state.model, len(open_round.cohort), remaining)))
+        effects.append(Send(node, Task(open_round.number, state.model, told, remaining)))
         offset = _held(state, node)
         if state.members[node].ready.trained != open_round.number and offset < state.model.size:
             effects.append(Stream(node, state.model, offset))

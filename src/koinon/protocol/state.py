@@ -26,8 +26,9 @@ class Terms:
         deadline_s: Session seconds that a cohort has to answer.
         silence_s: Session seconds without a sign of life after which a node is cut.
         update_bytes: Bytes that an update must have, None when the codec decides.
-        as_drawn: Whether a round is exactly those who were drawn: nobody is asked beyond them, and it closes with
-            whoever answered. Privacy by secret sampling counts on it; over-selection and quorum mean nothing then.
+        secret_cohort: Where privacy counts on nobody knowing who takes part: how many a cohort has on average, which
+            nodes are told in place of the number. A round is then exactly those who were drawn, nobody is asked beyond
+            them, and it closes with whoever answered; over-selection and quorum mean nothing. None elsewhere.
     """
 
     rounds: int
@@ -38,7 +39,7 @@ class Terms:
     deadline_s: float = 600.0
     silence_s: float = 45.0
     update_bytes: int | None = None
-    as_drawn: bool = False
+    secret_cohort: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

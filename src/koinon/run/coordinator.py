@@ -26,7 +26,6 @@ from koinon.durable.spool import Spool
 from koinon.durable.store import Durable, Evaluated, Store
 from koinon.evaluate.evaluation import central
 from koinon.federation import Federation
-from koinon.privacy.events import PoissonSampled
 from koinon.protocol import session
 from koinon.protocol.events import (
     Arrived,
@@ -140,7 +139,7 @@ class Coordinator:
             rounds=self.info.rounds,
             draw=partial(draw, self.federation, self.info.seed, self.noise),
             update_bytes=size,
-            as_drawn=any(isinstance(each.event, PoissonSampled) for each in self.federation.protections),
+            secret_cohort=self.federation.strategy.secret_cohort,
             **{name: getattr(self.settings, name) for name in Settings.__dataclass_fields__},
         )
         self.traffic: dict[ClientId, Traffic] = {}

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from koinon.core.errors import PolicyRefused
+from koinon.durable.spending import Release
 from koinon.federation import Federation
 from koinon.privacy.accountant import Guarantee
+from koinon.run.policy import Policy
 from koinon.strategy.protection import Place
 
 
@@ -40,8 +43,13 @@ class Explanation:
         }
 
 
-def explain(federation: Federation) -> Explanation:
-    """Explain a definition."""
+def explain(federation: Federation, policy: Policy | None = None) -> Explanation:
+    """Explain a definition.
+
+    Args:
+        federation: The definition.
+        policy: A node's, to be told what it says of the planned rounds; None for none.
+    """
     spec, strategy = federation.spec, federation.strategy
     length = federation.learner.layout.length
     up, down = strategy.codec.size(length), 4 * length
@@ -76,6 +84,7 @@ def explain(federation: Federation) -> Explanation:
         ("bytes from a node, a round", "depends on the update" if up is None else f"{up:,} and framing"),
         ("bytes to a node, a round", f"{down:,} and framing"),
         ("assumed", _assumed(spent)),
+        *((("the owner's policy", _verdict(federation, policy)),) if policy is not None else ()),
     )
     epsilon = next((guarantee.epsilon for guarantee in spent.values()), None)
     return Explanation(learns, facts, epsilon, 0, up, down)
@@ -114,6 +123,16 @@ def _privacy(spent: Mapping[Place, Guarantee]) -> tuple[tuple[str, str], ...]:
     if not spent:
         return (("differential privacy", "none: epsilon is unbounded"),)
     return tuple(("differential privacy", f"{_NOISE[place]}: {guarantee}") for place, guarantee in spent.items())
+
+
+def _verdict(federation: Federation, policy: Policy) -> str:
+    """What an owner's policy says of a node that has spent nothing before."""
+    try:
+        policy.check_join(federation, federation.planned)
+        policy.check_spent(Release.of(protection, federation.planned) for protection in federation.protections)
+    except PolicyRefused as refusal:
+        return f"refuses. {refusal}"
+    return "allows every planned round to a node that has spent nothing before"
 
 
 def _assumed(spent: Mapping[Place, Guarantee]) -> str:

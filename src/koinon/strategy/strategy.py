@@ -7,7 +7,7 @@ from koinon.aggregate.reducer import Reducer
 from koinon.core.types import Spec
 from koinon.learn.corrections import Correction
 from koinon.server.optimizer import ServerOptimizer
-from koinon.server.sampling import Everyone, Sampler
+from koinon.server.sampling import Everyone, Poisson, Sampler
 from koinon.strategy.protection import check_noise, expected_cohort
 from koinon.update.codec import Codec, Float32
 from koinon.update.stage import Chain
@@ -50,6 +50,13 @@ class Strategy:
     def promised(self) -> Spec:
         """What is known of an update after its last stage, if its client is honest."""
         return self.stages.admit(self.before)
+
+    @property
+    def secret_cohort(self) -> int | None:
+        """How many are drawn on average, where privacy counts on nobody but the server knowing who; None elsewhere."""
+        cohort = self.promised.cohort
+        counted_on = self.promised.central_noise and isinstance(self.sample, Poisson)
+        return round(cohort) if counted_on and cohort is not None else None
 
     @property
     def largest_norm(self) -> float | None:

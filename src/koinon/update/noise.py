@@ -16,6 +16,8 @@ from koinon.core.types import Cohort, Spec, Update, Vector
 from koinon.privacy.events import Event, Gaussian, Laplace
 from koinon.update.stage import Context, OnClient, State
 
+_LEAST, _MOST = 1e-20, 1e20
+
 
 class Mechanism(Protocol):
     """A kind of noise, in proportion to what it must hide."""
@@ -31,6 +33,10 @@ class Mechanism(Protocol):
         """The vector with noise for such a bound; in place."""
 
     @property
+    def noise_multiplier(self) -> float:
+        """Scale of the noise / the bound, > 0."""
+
+    @property
     def event(self) -> Event:
         """What one such release spends."""
 
@@ -38,6 +44,7 @@ class Mechanism(Protocol):
 class _OnSum(ABC):
     """Base of mechanisms: as a stage, noise that the server adds to the sum."""
 
+    noise_multiplier: float
     cohort: float | None
 
     @abstractmethod
@@ -51,7 +58,7 @@ class _OnSum(ABC):
     def admit(self, spec: Spec) -> Spec:
         """The sum is protected from here on; the last stage of a chain."""
         name = type(self).__name__
-        self.bound(spec)
+        _check_scale(self.noise_multiplier * self.bound(spec))
         if spec.weight_bound is None:
             raise AdmissionError(f"{name} needs bounded weights; use Weight(at_most=...), or no Weight at all")
         if self.cohort is None and spec.cohort is None:
@@ -59,7 +66,7 @@ class _OnSum(ABC):
                 f"{name} divides the sum by a number that tells nothing of who took part, and this sampling has none; give "
                 f"{name}(..., cohort=updates expected in a round), for instance rate × clients"
             )
-        return replace(spec, central_noise=True)
+        return replace(spec, central_noise=True, cohort=self.cohort or spec.cohort)
 
     def init(self, layout: Layout) -> State:
         """No state."""
@@ -169,7 +176,7 @@ class Local(OnClient):
 
     def admit(self, spec: Spec) -> Spec:
         """The update is protected from here on, and unbounded."""
-        self.mechanism.bound(spec)
+        _check_scale(self.mechanism.noise_multiplier * self.mechanism.bound(spec))
         if spec.weighted:
             raise AdmissionError("a weight would tell a client's number of examples beside its noise; drop Weight")
         if spec.local_noise:
@@ -180,6 +187,13 @@ class Local(OnClient):
         """Add the noise."""
         bound = self.mechanism.bound(context.spec)
         return state, replace(update, delta=self.mechanism.add(update.delta.clone(), bound, context.secret))
+
+
+def _check_scale(scale: float) -> None:
+    if not _LEAST <= scale <= _MOST:
+        raise AdmissionError(
+            f"noise of scale {scale:g} is out of float32's reach; clip and multiply to between {_LEAST:g} and {_MOST:g}"
+        )
 
 
 def _check(stage: GaussianNoise | LaplaceNoise) -> None:

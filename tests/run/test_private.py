@@ -193,3 +193,10 @@ def test_explain_names_who_is_not_kept_from_what() -> None:
     for explained in (by_server, by_client):
         assert "within epsilon" in dict(explained.learns)["whoever holds the final model"]
         assert explained.epsilon is not None
+
+
+def test_the_report_says_what_was_spent_and_that_a_simulations_noise_protects_nobody(tmp_path) -> None:
+    noisy, plain = simulate(federation(CENTRAL), tmp_path), simulate(federation((kn.Clip(0.5),)), tmp_path)
+    page = (noisy.path / "report.html").read_text()
+    assert f"noise by the server: {noisy.guarantees['server']}" in page and "protects nobody" in page
+    assert "noise by the" not in (plain.path / "report.html").read_text()

@@ -11,6 +11,7 @@ from koinon.core.errors import AdmissionError, Unavailable
 from koinon.core.types import ClientId, canonical
 from koinon.durable.checkpoint import replacing
 from koinon.durable.history import RoundRecord, RunInfo, Values
+from koinon.durable.spending import guarantees
 from koinon.view import charts, figures, participation
 from koinon.view.charts import Point
 from koinon.view.markup import Html, element, join, table
@@ -122,6 +123,7 @@ def _header(info: RunInfo, history: Sequence[RoundRecord]) -> Html:
         ("Seed", str(info.seed)),
         ("Definition", _short(info.definition)),
         ("Model digest", _short(digest) if digest else "–"),
+        ("Differential privacy", _privacy(info, history)),
     )
     return element(
         "header",
@@ -130,6 +132,15 @@ def _header(info: RunInfo, history: Sequence[RoundRecord]) -> Html:
         element("dl", *(_entry(*pair) for pair in figure), class_="figures"),
         element("dl", *(_entry(*pair) for pair in facts), class_="facts"),
     )
+
+
+def _privacy(info: RunInfo, history: Sequence[RoundRecord]) -> str:
+    """What the run has spent, with unit and assumptions."""
+    if info.delta is None:
+        return "none"
+    spent = guarantees((release for record in history for release in record.releases), info.delta)
+    seeded = "; its noise follows from the seed and protects nobody" if info.runtime == "simulation" else ""
+    return "; ".join(f"noise by the {place}: {guarantee}" for place, guarantee in spent.items()) + seeded
 
 
 def _entry(name: str, text: str) -> Html:

@@ -33,7 +33,7 @@ def normalised(images: torch.Tensor) -> torch.Tensor:
 def scattering(images: torch.Tensor) -> torch.Tensor:
     """Each image's own transform; float32 `[n, 1, 28, 28]` -> `[n, 81, 7, 7]`."""
     fine, coarse = (_morlets(scale) for scale in range(_SCALES))
-    return torch.cat([_channels(batch, fine, coarse) for batch in images.split(_BATCH)])
+    return torch.cat([_channels(batch, fine, coarse) for batch in torch.split(images, _BATCH)])
 
 
 def _channels(images: torch.Tensor, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:

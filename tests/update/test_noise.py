@@ -18,8 +18,8 @@ LAYOUT = Layout.of(torch.nn.Linear(100, 400))
 LENGTH = LAYOUT.length
 
 
-def context(round: int = 1, cohort: float | None = None) -> Context:
-    return Context(Spec(cohort=cohort), torch.Generator(), Noise.seeded(5).of("test", round))
+def context(round: int = 1, cohort: float | None = None, layout: Layout = LAYOUT) -> Context:
+    return Context(Spec(cohort=cohort), layout, torch.Generator(), Noise.seeded(5).of("test", round))
 
 
 def noise_of(chain: Chain, weight: float = 7.0) -> torch.Tensor:
@@ -77,7 +77,7 @@ def test_every_clip_holds_its_bound(values: list[float], norm: float) -> None:
     layout = Layout.of(torch.nn.Linear(len(values), 1, bias=False))
     update = Update.of(torch.tensor(values), 1)
     for stage, power in ((kn.Clip(norm), 2), (kn.ClipL1(norm), 1), (kn.ClipLayers(norm), 2)):
-        _, clipped = stage.on_client(stage.init(layout), update, context())
+        _, clipped = stage.on_client(stage.init(layout), update, context(layout=layout))
         length = float(torch.linalg.vector_norm(clipped.delta, power, dtype=torch.float64))
         assert length <= norm * (1 + 1e-6)
         before = float(torch.linalg.vector_norm(update.delta, power, dtype=torch.float64))
@@ -88,7 +88,8 @@ def test_every_clip_holds_its_bound(values: list[float], norm: float) -> None:
 def test_layers_are_clipped_one_by_one() -> None:
     layout = Layout.of(torch.nn.Linear(3, 1))  # 3 weights, 1 bias
     stage = kn.ClipLayers(math.sqrt(2.0))
-    _, clipped = stage.on_client(stage.init(layout), Update.of(torch.tensor([30.0, 40.0, 0.0, 0.5]), 1), context())
+    update = Update.of(torch.tensor([30.0, 40.0, 0.0, 0.5]), 1)
+    _, clipped = stage.on_client({}, update, context(layout=layout))
     assert torch.allclose(clipped.delta, torch.tensor([0.6, 0.8, 0.0, 0.5]))
 
 

@@ -17,8 +17,8 @@ from koinon.update.codec import Float32, InMemory, OnDisk
 from koinon.update.stage import Chain, Context, OnClient
 from koinon.update.weight import Weight
 
-CONTEXT = Context(Spec(), torch.Generator(), Noise.seeded(0))
 LAYOUT = Layout.of(torch.nn.Linear(3, 2))
+CONTEXT = Context(Spec(), LAYOUT, torch.Generator(), Noise.seeded(0))
 NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 

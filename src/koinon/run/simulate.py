@@ -222,6 +222,8 @@ class _Simulation:
         )
         self.store.close_round(record)
         self.store.drop_checkpoints(before=opened.round)
+        if gathered.evaluated:
+            self.progress.evaluated(opened.round - 1, values(gathered.evaluated))
         self.progress.closed(record)
         effects = self._step(Closed(opened.round, Blob(digest, self.state.model.size)))
         for effect in effects:
@@ -250,6 +252,7 @@ class _Gathered:
         self._weights: list[float] = []
         self._states: dict[str, torch.Tensor] = {}
         self.training: dict[str, Statistic] = {}
+        self.evaluated: dict[str, Statistic] = {}
         self.parts: list[Participation] = []
         self.closing = False
 
@@ -294,6 +297,7 @@ class _Gathered:
         evaluated = {name: value for name, value in local.metrics.items() if name not in trained}
         short = {name.removeprefix(TRAINING): value for name, value in trained.items()}
         self.training = merge((self.training, short))
+        self.evaluated = merge((self.evaluated, evaluated))
         self._simulation.store.evaluated(self._round - 1, client, evaluated)
         self._simulation.progress.replied(self._round, client, "accepted")
         self.parts.append(

@@ -74,7 +74,12 @@ def train(
     metrics = dict(on_client(learner, model, data)) if federation.evaluation.federated else {}
     task = LocalTask(round, strategy.correction, noise.of("train", round, client))
     update = learner.train(model, data.train, task, generator(seed, "train", round, client))
-    context = Context(strategy.before, generator(seed, "stages", round, client), noise.of("stages", round, client))
+    context = Context(
+        strategy.before,
+        learner.layout,
+        generator(seed, "stages", round, client),
+        noise.of("stages", round, client),
+    )
     state, update = strategy.stages.on_client(state, update, context)
     if not (finite(update.delta) and finite(update.weight)):
         raise ClientFailed(f"the update of round {round} is not finite; lower the learning rate or clip it")
@@ -100,7 +105,9 @@ def advance(
     """
     strategy = federation.strategy
     cohort = Cohort(round, len(weights), sum(weights))
-    context = Context(strategy.before, generator(seed, "server", round), noise.of("server", round))
+    context = Context(
+        strategy.before, federation.learner.layout, generator(seed, "server", round), noise.of("server", round)
+    )
     stages, total = strategy.stages.on_server(state.stages, total, cohort, context)
     optimizer, model = strategy.server.step(state.optimizer, state.model, total)
     return ServerState(model, optimizer, stages)

@@ -3,10 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-import torch
-
 from koinon.core.errors import AdmissionError
-from koinon.core.layout import Layout
 from koinon.core.norm import norms, shrinking
 from koinon.core.types import Spec, Update
 from koinon.update.stage import Context, OnClient, State
@@ -90,16 +87,12 @@ class ClipLayers(OnClient):
         """The bound is `norm`, or a tighter one that held before."""
         return replace(spec, l2_bound=_tighter(self.norm, spec.l2_bound))
 
-    def init(self, layout: Layout) -> State:
-        """Where each tensor ends."""
-        return {"ends": torch.tensor([slot.stop for slot in layout.slots], dtype=torch.int64)}
-
     def on_client(self, state: State, update: Update, context: Context) -> tuple[State, Update]:
         """Clip each tensor of each update of the batch."""
-        ends = state["ends"].tolist()
-        delta, most = update.delta.clone(), self.norm / math.sqrt(len(ends))
-        for start, end in zip([0, *ends], ends, strict=False):
-            part = delta[..., start:end]
+        slots = context.layout.slots
+        delta, most = update.delta.clone(), self.norm / math.sqrt(len(slots))
+        for slot in slots:
+            part = delta[..., slot.start : slot.stop]
             part *= shrinking(norms(part), most)
         return state, replace(update, delta=delta)
 

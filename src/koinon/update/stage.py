@@ -25,11 +25,13 @@ class Context:
 
     Attributes:
         spec: What is known of an update before the stage.
+        layout: Which part of an update is which tensor.
         public: Draws that others may know, since they follow from the run's seed.
         secret: Noise that protects people; the stage's own, for this round, place and client.
     """
 
     spec: Spec
+    layout: Layout
     public: torch.Generator
     secret: Noise
 

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from benchmarks.figures import Figure
+from koinon.core.layout import Layout
 from koinon.core.noise import Noise
 from koinon.core.rng import generator
 from koinon.core.types import Spec, Update, Vector
@@ -25,7 +27,7 @@ def measure(folder: Path, quick: bool) -> list[Figure]:
     length, turns = (100_000, 3) if quick else (LENGTH, 15)
     vector = torch.randn(length, generator=generator(0, "benchmark"))
     noise = Noise.fresh()
-    context = Context(Spec(), generator(0, "benchmark"), noise)
+    context = Context(Spec(), Layout.of(nn.Linear(1, 1)), generator(0, "benchmark"), noise)
 
     def clipped() -> Vector:
         _, update = Clip(1.0).on_client({}, Update.of(vector, 1), context)

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 from koinon.core.errors import AdmissionError, ClientFailed, KoinonError
 from koinon.core.layout import Layout
 from koinon.core.noise import Noise
+from koinon.core.norm import shrinking
 from koinon.core.types import Vector
 from koinon.data.dataset import Dataset
 from koinon.learn.workspace import Workspace
@@ -185,7 +186,7 @@ def add_clipped(total: Vector, rows: Sequence[torch.Tensor], clip_norm: float) -
     finite = norms.isfinite()
     if not finite.all():
         rows, norms = [row[finite] for row in rows], norms[finite]
-    factors = (clip_norm / norms.clamp(min=clip_norm)).float()
+    factors = shrinking(norms, clip_norm)
     for part, row in zip(total.split_with_sizes([row.shape[1] for row in rows]), rows, strict=True):
         part.addmv_(row.t(), factors)
 

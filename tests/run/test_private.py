@@ -1,6 +1,7 @@
 """Runs with noise: what they spend, that it is written down first, and that no noise is drawn twice."""
 
 import functools
+import hashlib
 import stat
 
 import pytest
@@ -11,13 +12,17 @@ import koinon as kn
 from koinon.core.noise import Noise
 from koinon.durable import checkpoint
 from koinon.durable.history import RunInfo
+from koinon.durable.journal import Journal
 from koinon.durable.ledger import Ledger
 from koinon.durable.secret import noise_of
 from koinon.durable.store import Store
 from koinon.privacy.events import Gaussian, PoissonSampled
 from koinon.protocol.events import Close
+from koinon.protocol.messages import Blob, Chunk
+from koinon.protocol.node import Evaluate
 from koinon.run.coordinator import Coordinator, Settings, draw
 from koinon.run.explain import explain
+from koinon.run.participant import Participant
 from koinon.run.policy import Policy
 from koinon.strategy.protection import Protection
 from koinon.view.progress import Quiet
@@ -200,3 +205,18 @@ def test_the_report_says_what_was_spent_and_that_a_simulations_noise_protects_no
     page = (noisy.path / "report.html").read_text()
     assert f"noise by the server: {noisy.guarantees['server']}" in page and "protects nobody" in page
     assert "noise by the" not in (plain.path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("federated", [True, False])
+def test_a_node_tells_metrics_of_the_final_model_only_where_nodes_are_to_tell_any(federated, tmp_path) -> None:
+    made = federation(() if federated else CENTRAL)
+    made = kn.Federation(made.learner, made.strategy, 1, kn.Evaluation(federated=federated))
+    journal = Journal(tmp_path / "run")
+    model = made.learner.initial(0).numpy().tobytes()
+    blob = Blob(hashlib.sha256(model).hexdigest(), len(model))
+    journal.expect(blob)
+    assert journal.write(blob, Chunk(blob.digest, 0, model))
+    data = kn.DataSet(samples(1), samples(2))
+    participant = Participant(made, "0", 0, data, journal, Policy(), lambda: 0.0)
+    told = participant.work(Evaluate(blob)).metrics
+    assert bool(told) == federated

@@ -12,6 +12,7 @@ from typing import TypeAlias, assert_never
 
 from koinon.core.errors import ClientFailed, KoinonError, PolicyRefused, Unavailable
 from koinon.core.noise import Noise
+from koinon.core.statistics import Metrics
 from koinon.core.types import ClientId
 from koinon.data.dataset import DataSet
 from koinon.durable import checkpoint
@@ -126,8 +127,7 @@ class Participant:
             case Train():
                 return self._train(job.task)
             case Evaluate():
-                model = self.journal.model(job.model.digest)
-                return Evaluated(job.model.digest, on_client(self.federation.learner, model, self.data))
+                return Evaluated(job.model.digest, self._judged(job.model.digest))
             case _:
                 assert_never(job)
 
@@ -176,6 +176,12 @@ class Participant:
             reason = f"{type(error).__name__}: {error}"[:500]
             log("round {round} failed: {reason}", logging.ERROR, round=task.round, reason=reason)
             return GaveUp(Failed(task.round, f"{type(error).__name__} in training; see the node's log"))
+
+    def _judged(self, digest: str) -> Metrics:
+        """The metrics of the final model on this node's held-out data, where nodes are to tell any."""
+        if not self.federation.evaluation.federated:
+            return {}
+        return on_client(self.federation.learner, self.journal.model(digest), self.data)
 
     def _charge(self, round: int) -> None:
         """Write down what the round will release, unless the owner forbids it; before there is anything to release."""

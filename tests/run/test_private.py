@@ -20,10 +20,11 @@ from koinon.privacy.events import Gaussian, PoissonSampled
 from koinon.protocol.events import Close
 from koinon.protocol.messages import Blob, Chunk
 from koinon.protocol.node import Evaluate
-from koinon.run.coordinator import Coordinator, Settings, draw
+from koinon.run.coordinator import Coordinator, Settings
 from koinon.run.explain import explain
 from koinon.run.participant import Participant
 from koinon.run.policy import Policy
+from koinon.run.work import draw
 from koinon.strategy.protection import Protection
 from koinon.view.progress import Quiet
 
@@ -134,8 +135,10 @@ def test_on_a_network_neither_noise_nor_cohort_follows_from_the_seed(tmp_path) -
     sizes = {str(number): 1 for number in range(64)}
     server = coordinator(tmp_path, made)
     assert server.noise.secret and server.noise != Noise.seeded(0)
-    assert draw(made, 0, server.noise, 1, sizes) != draw(made, 0, Noise.seeded(0), 1, sizes)
-    assert draw(made, 0, server.noise, 1, sizes) == draw(made, 0, noise_of(tmp_path), 1, sizes)
+    assert draw(made, 0, server.noise, 1, list(sizes), sizes) != draw(made, 0, Noise.seeded(0), 1, list(sizes), sizes)
+    assert draw(made, 0, server.noise, 1, list(sizes), sizes) == draw(
+        made, 0, noise_of(tmp_path), 1, list(sizes), sizes
+    )
 
 
 PROTECTION = Protection("server", PoissonSampled(0.1, Gaussian(1.0)), "client", "add-remove")

@@ -3,7 +3,6 @@
 <home>/ledger.db    one row for each round that was charged, and the chain of hashes that shows any edit
 """
 
-import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ import msgspec
 from koinon.core.errors import Unavailable, VerificationFailed
 from koinon.durable import audit
 from koinon.durable.spending import Release
+from koinon.durable.transaction import transaction
 from koinon.strategy.protection import Protection
 
 _SCHEMA = """
@@ -57,7 +57,7 @@ class Ledger:
         Raises:
             Unavailable: if the disk is full or broken; then nothing may leave.
         """
-        with self._transaction():
+        with transaction(self._database, f"the ledger {self.path}"):
             for release in self._due(run, round, protections):
                 row = (run, release.place, round, _json(release))
                 self._database.execute("INSERT INTO charges VALUES (?, ?, ?, ?)", row)
@@ -99,20 +99,6 @@ class Ledger:
                 continue
             rounds = round - sum(release.times for _, release in before) if protection.place == "server" else 1
             yield Release.of(protection, rounds)
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        try:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._database.execute("COMMIT")
-            except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as error:
-            raise Unavailable(f"cannot write to the ledger {self.path}: {error}") from error
 
 
 def _fields(run: str, round: int, release: Release) -> dict[str, object]:

@@ -4,11 +4,9 @@ One SQLite file in the server's home. `koinon enroll` changes it while a server 
 before it handles the next message.
 """
 
-import contextlib
 import hashlib
 import secrets
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from koinon.core.errors import AdmissionError, ProtocolViolation, Unavailable
+from koinon.durable.transaction import transaction
 from koinon.protocol.messages import Name
 from koinon.wire.channel import Applicant
 from koinon.wire.identity import key_text
@@ -76,7 +75,7 @@ class Roster:
             AdmissionError: if the name is malformed, or belongs to another key.
         """
         check_name(name)
-        with self._transaction():
+        with transaction(self._database, "the roster"):
             self._enter(key, name)
 
     def invite(self, name: str) -> str:
@@ -88,7 +87,7 @@ class Roster:
         check_name(name)
         token = secrets.token_urlsafe(24)
         expires = datetime.now(UTC) + timedelta(days=TOKEN_DAYS)
-        with self._transaction():
+        with transaction(self._database, "the roster"):
             self._database.execute("INSERT INTO tokens VALUES (?, ?, ?)", (_hash(token), name, expires.isoformat()))
         return token
 
@@ -98,7 +97,7 @@ class Roster:
         Raises:
             AdmissionError: if there is no such name.
         """
-        with self._transaction():
+        with transaction(self._database, "the roster"):
             changed = self._database.execute("UPDATE nodes SET status = 'revoked' WHERE name = ?", (name,)).rowcount
         if not changed:
             raise AdmissionError(f"there is no node {name}; `koinon enroll list` shows those there are")
@@ -142,7 +141,7 @@ class Roster:
         return before != self._version
 
     def _redeem(self, applicant: Applicant) -> str:
-        with self._transaction():
+        with transaction(self._database, "the roster"):
             row = self._database.execute(
                 "DELETE FROM tokens WHERE hash = ? RETURNING name, expires", (_hash(applicant.token),)
             ).fetchone()
@@ -169,7 +168,7 @@ class Roster:
         self._database.execute("DELETE FROM knocks WHERE key = ?", (key,))
 
     def _knock(self, key: bytes) -> None:
-        with self._transaction():
+        with transaction(self._database, "the roster"):
             self._database.execute(
                 "INSERT OR IGNORE INTO knocks SELECT ?, ? WHERE (SELECT count(*) FROM knocks) < ?",
                 (key, datetime.now(UTC).isoformat(), MOST_KNOCKS),
@@ -177,19 +176,6 @@ class Roster:
 
     def _data_version(self) -> int:
         return int(self._database.execute("PRAGMA data_version").fetchone()[0])
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        try:
-            self._database.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            raise Unavailable(f"cannot write to the roster: {error}") from error
-        try:
-            yield
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")
 
 
 def check_name(name: str) -> None:

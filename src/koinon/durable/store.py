@@ -7,11 +7,11 @@
 Every change of a table is in one transaction with its entry in the audit log.
 """
 
-import contextlib
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, assert_never
@@ -23,6 +23,7 @@ from koinon.core.statistics import Metrics, Statistic, merge, values
 from koinon.core.types import ClientId, canonical
 from koinon.durable import audit
 from koinon.durable.history import RoundRecord, RunInfo
+from koinon.durable.transaction import transaction
 from koinon.protocol.events import HandedOver, Record, RoundExtended, RoundOpened, RunEnded, Settled
 from koinon.protocol.messages import Offer
 
@@ -291,19 +292,8 @@ class Store:
     def _execute(self, statement: str, *row: object) -> None:
         self._database.execute(statement, row)
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        try:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._database.execute("COMMIT")
-            except BaseException:
-                if self._database.in_transaction:  # a full disk may have ended it already
-                    self._database.execute("ROLLBACK")
-                raise
-        except sqlite3.OperationalError as error:
-            raise Unavailable(f"cannot write to the run's store in {self.folder}: {error}") from error
+    def _transaction(self) -> AbstractContextManager[None]:
+        return transaction(self._database, f"the run's store in {self.folder}")
 
 
 def _hash(content: str | bytes) -> str:

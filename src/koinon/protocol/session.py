@@ -221,7 +221,7 @@ def _opened(terms: Terms, state: SessionState) -> Step:
         wanted, needed = len(cohort), 0
     opened = RoundState(number, cohort, wanted, needed, state.now + terms.deadline_s)
     record = Persist(RoundOpened(number, cohort, wanted, needed))
-    if not cohort:  # Poisson sampling may choose nobody; the round passes and the model stays
+    if not cohort:  # Poisson sampling may choose nobody; without noise the model stays
         return replace(state, round=replace(opened, closing=True)), (record, Close(number, (), ()))
     state = replace(state, round=opened)
     return state, (record, *_asked(terms, state, opened, cohort))

@@ -14,7 +14,6 @@ import msgspec
 
 from koinon.core.errors import AdmissionError, ClientFailed, ProtocolViolation
 from koinon.core.noise import Noise
-from koinon.core.rng import generator
 from koinon.core.statistics import Metrics, merge, values
 from koinon.core.types import ClientId, finite
 from koinon.durable import checkpoint
@@ -47,7 +46,7 @@ from koinon.protocol.messages import Blob, Chunk, Continue
 from koinon.protocol.round import RoundState
 from koinon.protocol.state import SessionState, Terms
 from koinon.run.allocator import give_back
-from koinon.run.work import EncodedRows, advance, first_state, held
+from koinon.run.work import EncodedRows, advance, draw, first_state, held
 from koinon.update.codec import OnDisk
 from koinon.view.progress import Progress, Quiet
 
@@ -137,7 +136,7 @@ class Coordinator:
         self.spool = Spool(self.store.spool, codec, length, most_bytes=size or 4 * length + 4096)
         self.terms = Terms(
             rounds=self.info.rounds,
-            draw=partial(draw, self.federation, self.info.seed, self.noise),
+            draw=self._draw,
             update_bytes=size,
             secret_cohort=self.federation.strategy.secret_cohort,
             **{name: getattr(self.settings, name) for name in Settings.__dataclass_fields__},
@@ -233,6 +232,9 @@ class Coordinator:
             self.progress.replied(settled.round, settled.node, settled.outcome, settled.reason)
         self.store.persist(*self._durable(effects))
         return state, self._carried_out(effects)
+
+    def _draw(self, round: int, sizes: Mapping[ClientId, int]) -> list[ClientId]:
+        return draw(self.federation, self.info.seed, self.noise, round, list(sizes), sizes)
 
     def _blob(self, digest: str) -> Blob:
         return Blob(digest, 4 * self.federation.learner.layout.length)
@@ -343,15 +345,6 @@ class Coordinator:
             return part
         offer = round.offers[node]
         return msgspec.structs.replace(part, examples=offer.examples, weight=offer.weight, seconds=offer.seconds)
-
-
-def draw(federation: Federation, seed: int, noise: Noise, round: int, sizes: Mapping[ClientId, int]) -> list[ClientId]:
-    """A round's cohort: a pure function of the round and the candidates with their sizes.
-
-    Everyone knows the seed. Where noise counts on nobody knowing who takes part, the draw follows from its secret.
-    """
-    secret = noise.of("sample", round).generator() if federation.protections else generator(seed, "sample", round)
-    return federation.strategy.sample.sample(list(sizes), round, secret, sizes)
 
 
 def _training(metrics: Metrics) -> Metrics:

@@ -93,5 +93,6 @@ class Outbox:
                 return
 
     async def _send_all(self, chunks: FileChunks) -> None:
+        """In a function of its own, since a loop's last chunk would be held until the next item."""
         for chunk in chunks:
             await self._connection.send(chunk)

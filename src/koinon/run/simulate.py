@@ -11,7 +11,6 @@ import torch
 from koinon.aggregate.reducer import Matrix, Summing
 from koinon.core.errors import AdmissionError, ClientFailed, Unavailable
 from koinon.core.noise import Noise
-from koinon.core.rng import generator
 from koinon.core.statistics import Statistic, merge, values
 from koinon.core.types import ClientId, Vector
 from koinon.data.population import Population, Sizes
@@ -43,7 +42,7 @@ from koinon.run.app import new_run_id
 from koinon.run.coordinator import TRAINING
 from koinon.run.engine import Engine, InProcess, MakeEngine
 from koinon.run.result import Run
-from koinon.run.work import ClientState, Local, advance, first_state, held
+from koinon.run.work import ClientState, Local, advance, draw, first_state, held
 from koinon.update.codec import InMemory
 from koinon.view.progress import Progress, progress_for
 
@@ -181,8 +180,8 @@ class _Simulation:
 
     def _draw(self, round: int, present: Mapping[ClientId, int]) -> list[ClientId]:
         """The cohort, from the whole population: simulated clients are here when they are asked."""
-        sampler, rng = self.federation.strategy.sample, generator(self.info.seed, "sample", round)
-        return sampler.sample(self.population.ids, round, rng, Sizes(self.population))
+        seed, population = self.info.seed, self.population
+        return draw(self.federation, seed, Noise.seeded(seed), round, population.ids, Sizes(population))
 
     def _step(self, event: Event) -> tuple[Effect, ...]:
         self.state, effects = session.step(self.terms, self.state, event)

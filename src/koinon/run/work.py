@@ -50,6 +50,27 @@ def first_state(federation: Federation, seed: int) -> ServerState:
     )
 
 
+def draw(
+    federation: Federation,
+    seed: int,
+    noise: Noise,
+    round: int,
+    candidates: Sequence[ClientId],
+    sizes: Mapping[ClientId, int],
+) -> list[ClientId]:
+    """A round's cohort: a pure function of the arguments.
+
+    Everyone knows the seed. Where noise counts on nobody knowing who takes part, the draw follows from its secret.
+
+    Args:
+        noise: The server's, of the whole run.
+        candidates: Who could take part, in canonical order.
+        sizes: How many examples each of them holds.
+    """
+    secret = noise.of("sample", round).generator() if federation.protections else generator(seed, "sample", round)
+    return federation.strategy.sample.sample(candidates, round, secret, sizes)
+
+
 def train(
     federation: Federation,
     seed: int,

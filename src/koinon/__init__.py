@@ -28,6 +28,7 @@ from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform, Weigh
 from koinon.server.yogi import Yogi
 from koinon.strategy.recipes import fedadagrad, fedadam, fedavg, fedprox, fedyogi
 from koinon.strategy.strategy import Strategy
+from koinon.update.adaptive import AdaptiveClip
 from koinon.update.clip import Clip, ClipL1, ClipLayers
 from koinon.update.codec import Float32
 from koinon.update.noise import GaussianNoise, LaplaceNoise, Local
@@ -39,6 +40,7 @@ __all__ = [
     "IID",
     "R2",
     "Accuracy",
+    "AdaptiveClip",
     "AdmissionError",
     "Budget",
     "Calibration",

@@ -73,6 +73,11 @@ class Federation:
         """What the server knows of each update that it is given."""
         return self.strategy.admit()
 
+    @property
+    def carried(self) -> int:
+        """Coordinates of an update on its way: the model's, and what stages add behind them."""
+        return self.strategy.carried(self.learner.layout.length)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 in hex over the learner with its source, the strategy and the layout.

@@ -221,8 +221,8 @@ def test_weighted_sampling_prefers_clients_with_more_examples(run, digits):
 class Reversed(InProcess):
     """An engine that works in another order than it answers in."""
 
-    def train(self, round, cohort, model, states):
-        made = dict(super().train(round, list(reversed(cohort)), model, states))
+    def train(self, round, cohort, *arguments):
+        made = dict(super().train(round, list(reversed(cohort)), *arguments))
         return ((client, made[client]) for client in cohort)
 
 

@@ -58,8 +58,8 @@ def undisturbed(tmp_path_factory) -> Callable[..., Undisturbed]:
         loaded, updates = load(app, rounds), {}
 
         class Witness(InProcess):
-            def train(self, round, cohort, model, states):
-                for client, local in super().train(round, cohort, model, states):
+            def train(self, round, cohort, *arguments):
+                for client, local in super().train(round, cohort, *arguments):
                     updates[round, client] = hashlib.sha256(local.encoded).hexdigest()
                     yield client, local
 

@@ -36,8 +36,15 @@ class Bounded:
 
     def columns(self, start: int, stop: int) -> Iterator[torch.Tensor]:
         """Columns `start .. stop` of each row in turn."""
+        within = max(self._bounded - start, 0)
         for row, factor in zip(self.rows.columns(start, stop), self._factors, strict=True):
-            yield row if factor == 1.0 else row * factor
+            held = row if factor == 1.0 else row * factor
+            yield held if within >= stop - start else torch.cat((held[:within], row[within:].clamp(-0.5, 0.5)))
+
+    @property
+    def _bounded(self) -> int:
+        """The number of columns that the norms are of: all but a tally."""
+        return self.length - (self.spec.tally is not None)
 
     @cached_property
     def _factors(self) -> list[float]:
@@ -51,7 +58,7 @@ class Bounded:
     def _norms(self, power: int) -> torch.Tensor:
         """Each row's norm; float64."""
         sums = torch.zeros(len(self.rows.weights), dtype=torch.float64)
-        for start in range(0, self.length, BLOCK):
-            for number, row in enumerate(self.rows.columns(start, min(start + BLOCK, self.length))):
+        for start in range(0, self._bounded, BLOCK):
+            for number, row in enumerate(self.rows.columns(start, min(start + BLOCK, self._bounded))):
                 sums[number] += float(norms(row, power)) ** power
         return sums ** (1 / power)

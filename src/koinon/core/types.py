@@ -72,6 +72,9 @@ class Spec:
         cohort: How many updates a round is expected to have, where the sampling or the noise says it.
         local_noise: Whether the client has added noise that protects it from the server too.
         central_noise: Whether the server adds noise to the sum that protects each client from all others.
+        tally: How precisely the updates that are not clipped are to be counted: the noise's standard deviation / the
+            cohort. Such an update has one coordinate more than the model, the last: +1/2 if it was not clipped, -1/2 if
+            it was; the bounds on norms are of the others. None: there is no such coordinate.
     """
 
     l2_bound: float | None = None
@@ -83,6 +86,7 @@ class Spec:
     cohort: float | None = None
     local_noise: bool = False
     central_noise: bool = False
+    tally: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
         federated: Of the model after the round, merged over the held-out data of all clients that evaluated it.
         by_client: The same, client by client.
         releases: Noisy releases that the round made, durable before its model leaves.
+        told: What the clients were told beside the model, such as an adaptive clip's norm.
     """
 
     round: int
@@ -61,6 +62,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     federated: Values = {}
     by_client: Mapping[ClientId, Values] = {}
     releases: tuple[Release, ...] = ()
+    told: Values = {}
 
     @property
     def bytes_up(self) -> int:

@@ -4,7 +4,8 @@ Effects are carried out in the order in which they are given, and a `Persist` ha
 next one begins. That one rule makes "acknowledged" mean "durable".
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from koinon.core.types import ClientId
@@ -53,10 +54,15 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The round's new model is computed and durable."""
+    """The round's new model is computed and durable.
+
+    Attributes:
+        told: What the next round's nodes are told beside it.
+    """
 
     round: int
     model: Blob
+    told: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,12 +136,14 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     Attributes:
         cohort: How many nodes were asked; their expected number where who takes part is secret.
         deadline_s: Seconds until a reply may be refused as late.
+        told: What the round's stages need of the server's state, by name.
     """
 
     round: Round
     model: Blob
     cohort: Count
     deadline_s: Positive
+    told: Annotated[dict[str, float], Meta(max_length=64)] = {}
 
 
 class Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):

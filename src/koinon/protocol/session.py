@@ -187,7 +187,7 @@ def _gone(terms: Terms, state: SessionState, node: ClientId, message: Leave) -> 
 def _closed(terms: Terms, state: SessionState, event: Closed) -> Step:
     if state.round is None or event.round != state.round.number:
         return state, ()
-    state = replace(state, round=None, completed=event.round, model=event.model)
+    state = replace(state, round=None, completed=event.round, model=event.model, told=event.told)
     if state.completed >= terms.rounds:
         return _ended(state, "finished", "")
     return _opened(terms, state)
@@ -240,11 +240,11 @@ def _extended(terms: Terms, state: SessionState, open_round: RoundState) -> Step
 def _asked(terms: Terms, state: SessionState, open_round: RoundState, nodes: Sequence[ClientId]) -> tuple[Effect, ...]:
     effects: list[Effect] = []
     remaining = max(0.0, open_round.deadline - state.now)
-    told = len(open_round.cohort) if terms.secret_cohort is None else terms.secret_cohort
+    cohort = len(open_round.cohort) if terms.secret_cohort is None else terms.secret_cohort
     for node in nodes:
         if node not in state.members or not state.members[node].here:
             continue
-        effects.append(Send(node, Task(open_round.number, state.model, told, remaining)))
+        effects.append(Send(node, Task(open_round.number, state.model, cohort, remaining, dict(state.told))))
         offset = _held(state, node)
         if state.members[node].ready.trained != open_round.number and offset < state.model.size:
             effects.append(Stream(node, state.model, offset))
@@ -291,6 +291,7 @@ def restored(
     status: Literal["running", "finished", "aborted"],
     open_round: tuple[RoundOpened, tuple[RoundExtended, ...], tuple[Settled, ...]] | None,
     nodes: Mapping[ClientId, bool],
+    told: Mapping[str, float] | None = None,
 ) -> Step:
     """The state of a server that starts again, from what its predecessor made durable.
 
@@ -301,9 +302,10 @@ def restored(
         status: How the run stood.
         open_round: The records of the round that was open, or None.
         nodes: Every node that was ever asked -> whether it holds the final model.
+        told: What nodes are told beside the model.
     """
     members = {node: Member(here=False, heard=0.0, delivered=delivered) for node, delivered in nodes.items()}
-    state = SessionState(model, completed, status, members=members)
+    state = SessionState(model, completed, status, told=told or {}, members=members)
     if status != "running":
         return state, ()
     if open_round is None:

@@ -70,6 +70,7 @@ class SessionState:
         completed: Closed rounds.
         status: Whether the run goes on.
         round: The round that is open or closing.
+        told: What nodes are told beside the model.
         members: Every node that joined since the server started and has not left politely.
         now: Session time, seconds.
         world: The world's clock at the last tick, None before the first.
@@ -80,6 +81,7 @@ class SessionState:
     status: Literal["running", "finished", "aborted"] = "running"
     reason: str = ""
     round: RoundState | None = None
+    told: Mapping[str, float] = field(default_factory=dict)
     members: Mapping[ClientId, Member] = field(default_factory=dict)
     now: float = 0.0
     world: float | None = None

@@ -82,8 +82,9 @@ def _trained(federation: Federation, owner: ClientId, data: DataSet, seed: int) 
     server, state = first_state(federation, seed), strategy.stages.init(learner.layout)
     noise = Noise.seeded(seed)
     for round in range(1, federation.planned + 1):
-        local = train(federation, seed, noise, round, owner, server.model, data, state)
-        rows = EncodedRows(strategy.codec, [InMemory(local.encoded)], [local.weight], learner.layout.length)
+        told = strategy.stages.tell(server.stages)
+        local = train(federation, seed, noise, round, owner, server.model, data, state, told)
+        rows = EncodedRows(strategy.codec, [InMemory(local.encoded)], [local.weight], federation.carried)
         total = strategy.reducer.reduce(held(federation, rows))
         server = advance(federation, seed, noise, round, server, total, rows.weights)
         state = local.state

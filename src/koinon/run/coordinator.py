@@ -17,6 +17,7 @@ from koinon.core.noise import Noise
 from koinon.core.statistics import Metrics, merge, values
 from koinon.core.types import ClientId, finite
 from koinon.durable import checkpoint
+from koinon.durable.checkpoint import ServerState
 from koinon.durable.failpoint import reach
 from koinon.durable.history import Participation, RoundRecord, RunInfo
 from koinon.durable.secret import noise_of
@@ -48,6 +49,7 @@ from koinon.protocol.state import SessionState, Terms
 from koinon.run.allocator import give_back
 from koinon.run.work import EncodedRows, advance, draw, first_state, held
 from koinon.update.codec import OnDisk
+from koinon.update.stage import Told
 from koinon.view.progress import Progress, Quiet
 
 TRAINING = "train_"
@@ -129,7 +131,7 @@ class Coordinator:
     aside: Callable[[Callable[[], None]], object] = lambda work: work()
 
     def __post_init__(self) -> None:
-        length = self.federation.learner.layout.length
+        length = self.federation.carried
         codec = self.federation.strategy.codec
         self.noise = noise_of(self.store.folder) if self.federation.protections else Noise.seeded(self.info.seed)
         size = codec.size(length)
@@ -218,13 +220,15 @@ class Coordinator:
             first = first_state(self.federation, self.info.seed)
             checkpoint.save(self.store.checkpoint(0), first)
             self.store.begin(self.info)
-            return SessionState(self._blob(checkpoint.digest(first.model))), []
+            return SessionState(self._blob(first), told=self._told(first)), []
         completed = self.store.completed()
-        model = checkpoint.digest(checkpoint.load(self.store.checkpoint(completed)).model)
+        server = checkpoint.load(self.store.checkpoint(completed))
+        model, told = self._blob(server), self._told(server)
+        del server
         self.spool.drop(through=completed)
         open_round = self.store.open_round()
         state, effects = session.restored(
-            self.terms, self._blob(model), completed, self.info.status, open_round, self.store.nodes()
+            self.terms, model, completed, self.info.status, open_round, self.store.nodes(), told
         )
         if state.round is not None:
             self.progress.opened(state.round.number, state.round.cohort)
@@ -236,8 +240,12 @@ class Coordinator:
     def _draw(self, round: int, sizes: Mapping[ClientId, int]) -> list[ClientId]:
         return draw(self.federation, self.info.seed, self.noise, round, list(sizes), sizes)
 
-    def _blob(self, digest: str) -> Blob:
-        return Blob(digest, 4 * self.federation.learner.layout.length)
+    def _blob(self, state: ServerState) -> Blob:
+        return Blob(checkpoint.digest(state.model), 4 * len(state.model))
+
+    def _told(self, state: ServerState) -> Told:
+        """What nodes need of the stages' states in the round after."""
+        return self.federation.strategy.stages.tell(state.stages)
 
     def _durable(self, effects: Sequence[Effect]) -> Iterator[Durable]:
         """What effects ask to be made durable, and what nodes said of the model they received."""
@@ -295,7 +303,7 @@ class Coordinator:
                 for node, offer in zip(job.accepted, job.offers, strict=True)
             ]
             weights = [offer.weight for offer in job.offers]
-            encoded = EncodedRows(strategy.codec, [OnDisk(path) for path in paths], weights, learner.layout.length)
+            encoded = EncodedRows(strategy.codec, [OnDisk(path) for path in paths], weights, self.federation.carried)
             rows = held(self.federation, encoded)
             total = strategy.reducer.reduce(rows)
             state = advance(self.federation, self.info.seed, self.noise, job.round, state, total, rows.weights)
@@ -303,9 +311,9 @@ class Coordinator:
                 raise ClientFailed(f"the model after round {job.round} is not finite; bound updates by kn.Clip")
         checkpoint.save(self.store.checkpoint(job.round), state)
         metrics = central(learner, self.federation.evaluation, state.model, job.round, self.info.rounds)
-        digest = checkpoint.digest(state.model)
-        self._reduced = _Reduced(digest, values(metrics or {}))
-        return Closed(job.round, self._blob(digest))
+        model = self._blob(state)
+        self._reduced = _Reduced(model.digest, values(metrics or {}))
+        return Closed(job.round, model, self._told(state))
 
     def _record(self, round: RoundState) -> RoundRecord:
         """What a round that is closed came to; to be made durable before anyone hears of its model."""
@@ -320,6 +328,7 @@ class Coordinator:
             training=values(training),
             metrics=self._reduced.metrics,
             releases=tuple(Release.of(each) for each in self.federation.protections),
+            told=self.state.told,
         )
 
     def _closed(self, round: RoundState, record: RoundRecord) -> None:

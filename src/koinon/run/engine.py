@@ -10,13 +10,14 @@ from koinon.core.types import ClientId, Vector
 from koinon.data.population import Population
 from koinon.federation import Federation
 from koinon.run.work import ClientState, Local, train
+from koinon.update.stage import Told
 
 
 class Engine(Protocol):
     """Trains a round's cohort; results depend on the arguments alone, not on how the work is spread."""
 
     def train(
-        self, round: int, cohort: Sequence[ClientId], model: Vector, states: Mapping[ClientId, ClientState]
+        self, round: int, cohort: Sequence[ClientId], model: Vector, states: Mapping[ClientId, ClientState], told: Told
     ) -> Iterator[tuple[ClientId, Local | ClientFailed]]:
         """What each client made, in the order of `cohort`; made as it is asked for, and kept by nobody else.
 
@@ -25,6 +26,7 @@ class Engine(Protocol):
             cohort: Clients in canonical order.
             model: The global model, float32 `[D]`.
             states: Stage state of each client of the cohort.
+            told: What the server tells the stages.
         """
 
 
@@ -41,13 +43,13 @@ class InProcess:
     seed: int
 
     def train(
-        self, round: int, cohort: Sequence[ClientId], model: Vector, states: Mapping[ClientId, ClientState]
+        self, round: int, cohort: Sequence[ClientId], model: Vector, states: Mapping[ClientId, ClientState], told: Told
     ) -> Iterator[tuple[ClientId, Local | ClientFailed]]:
         """Each client's data exists only while it is trained."""
         for client in cohort:
             try:
                 data = self.population[client]
                 noise = Noise.seeded(self.seed)
-                yield client, train(self.federation, self.seed, noise, round, client, model, data, states[client])
+                yield client, train(self.federation, self.seed, noise, round, client, model, data, states[client], told)
             except ClientFailed as failure:
                 yield client, failure

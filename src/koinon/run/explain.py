@@ -66,7 +66,9 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
         ("a node's own disk", "the global model, its own update until it is acknowledged"),
     )
     bound = "none"
-    if spec.l2_bound is not None:
+    if spec.tally is not None:
+        bound = "the clip norm of the round, which follows the updates and which the server enforces"
+    elif spec.l2_bound is not None:
         held = "which the server enforces" if spec.central_noise else "which a dishonest node can ignore"
         bound = f"{spec.l2_bound:g} (L2), {held}"
     weight = "none" if spec.weight_bound is None else f"{spec.weight_bound:g}"

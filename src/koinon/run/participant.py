@@ -202,7 +202,8 @@ class Participant:
             state = dict(strategy.stages.init(self.federation.learner.layout))
         model = self.journal.model(task.model.digest)
         reach("node mid training")
-        local = train(self.federation, self.seed, self._noise, task.round, self.name, model, self.data, state)
+        noise, told = self._noise, task.told
+        local = train(self.federation, self.seed, noise, task.round, self.name, model, self.data, state, told)
         update = self.journal.keep(task.round, local.encoded, local.state)
         seconds = self.clock() - began
         return Offer(task.round, update, local.weight, local.examples, dict(local.metrics), seconds)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -44,6 +45,7 @@ from koinon.run.engine import Engine, InProcess, MakeEngine
 from koinon.run.result import Run
 from koinon.run.work import ClientState, Local, advance, draw, first_state, held
 from koinon.update.codec import InMemory
+from koinon.update.stage import Told
 from koinon.view.progress import Progress, progress_for
 
 _NOWHERE = "0" * 64
@@ -155,7 +157,8 @@ class _Simulation:
         self.server = self._restored()
         completed = store.completed()
         model = Blob(checkpoint.digest(self.server.model), 4 * info.parameters)
-        self.state = SessionState(model, completed, "finished" if completed >= info.rounds else "running")
+        status: Literal["finished", "running"] = "finished" if completed >= info.rounds else "running"
+        self.state = SessionState(model, completed, status, told=self._told())
 
     def go(self) -> None:
         """Run the rounds that are left."""
@@ -195,7 +198,8 @@ class _Simulation:
         gathered = _Gathered(self, opened.round)
         if opened.cohort:
             states = {client: self._client_state(client) for client in opened.cohort}
-            for client, result in self.engine.train(opened.round, opened.cohort, self.server.model, states):
+            model, told = self.server.model, self.state.told
+            for client, result in self.engine.train(opened.round, opened.cohort, model, states, told):
                 gathered.take(client, result)
             if not gathered.closing:
                 reasons = "; ".join(f"{part.client}: {part.reason}" for part in gathered.parts[:3])
@@ -218,17 +222,21 @@ class _Simulation:
             training=values(gathered.training),
             metrics=values(metrics or {}),
             releases=tuple(Release.of(each) for each in self.federation.protections),
+            told=self.state.told,
         )
         self.store.close_round(record)
         self.store.drop_checkpoints(before=opened.round)
         if gathered.evaluated:
             self.progress.evaluated(opened.round - 1, values(gathered.evaluated))
         self.progress.closed(record)
-        effects = self._step(Closed(opened.round, Blob(digest, self.state.model.size)))
+        effects = self._step(Closed(opened.round, Blob(digest, self.state.model.size), self._told()))
         for effect in effects:
             if isinstance(effect, Persist) and isinstance(effect.record, RunEnded):
                 self.store.persist(effect.record)
         return effects
+
+    def _told(self) -> Told:
+        return self.federation.strategy.stages.tell(self.server.stages)
 
     def _client_state(self, client: ClientId) -> ClientState:
         prefix = f"{client}/"
@@ -245,7 +253,7 @@ class _Gathered:
         self._simulation = simulation
         self._round = round
         self._reducer = simulation.federation.strategy.reducer
-        self._length = simulation.info.parameters
+        self._length = simulation.federation.carried
         self._sum = self._reducer.init(self._length) if isinstance(self._reducer, Summing) else None
         self._rows: list[Vector] = []
         self._weights: list[float] = []
@@ -306,6 +314,6 @@ class _Gathered:
                 examples=local.examples,
                 weight=local.weight,
                 bytes_up=len(local.encoded),
-                bytes_down=4 * self._length,
+                bytes_down=self._simulation.state.model.size,
             )
         )

@@ -18,7 +18,7 @@ from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
 from koinon.learn.learner import LocalTask
 from koinon.update.codec import Codec, Encoded
-from koinon.update.stage import Context
+from koinon.update.stage import Context, Told
 
 ClientState = Mapping[str, torch.Tensor]
 
@@ -80,6 +80,7 @@ def train(
     model: Vector,
     data: DataSet,
     state: ClientState,
+    told: Told,
 ) -> Local:
     """Evaluate the received model, train it, and take the update through the stages to bytes.
 
@@ -87,6 +88,7 @@ def train(
 
     Args:
         noise: The client's own, of the whole run.
+        told: What the server told its stages for this round.
 
     Raises:
         ClientFailed: if training fails or anything that would be sent is not finite.
@@ -96,10 +98,12 @@ def train(
     task = LocalTask(round, strategy.correction, noise.of("train", round, client))
     update = learner.train(model, data.train, task, generator(seed, "train", round, client))
     context = Context(
+        round,
         strategy.before,
         learner.layout,
         generator(seed, "stages", round, client),
-        noise.of("stages", round, client),
+        noise.of("stages", client=client),
+        told,
     )
     state, update = strategy.stages.on_client(state, update, context)
     if not (finite(update.delta) and finite(update.weight)):
@@ -127,7 +131,7 @@ def advance(
     strategy = federation.strategy
     cohort = Cohort(round, len(weights), sum(weights))
     context = Context(
-        strategy.before, federation.learner.layout, generator(seed, "server", round), noise.of("server", round)
+        round, strategy.before, federation.learner.layout, generator(seed, "server", round), noise.of("server")
     )
     stages, total = strategy.stages.on_server(state.stages, total, cohort, context)
     optimizer, model = strategy.server.step(state.optimizer, state.model, total)
@@ -135,8 +139,9 @@ def advance(
 
 
 def held(federation: Federation, rows: Rows) -> Rows:
-    """The rows as their clients promised them, where noise relies on it."""
-    return Bounded(rows, federation.strategy.promised) if federation.strategy.promised.central_noise else rows
+    """The rows as their clients promised them, where noise or a count relies on it."""
+    promised = federation.strategy.promised
+    return Bounded(rows, promised) if promised.central_noise or promised.tally is not None else rows
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,13 @@ class Strategy:
 
     @property
     def largest_norm(self) -> float | None:
-        """The tightest bound on an update's L2 norm on its way, before any noise; None without a clip."""
-        bounds = [spec.l2_bound for spec in self.stages.specs(self.before)]
+        """The tightest fixed bound on an update's L2 norm on its way, before any noise; None without one."""
+        bounds = [spec.l2_bound for spec in self.stages.specs(self.before) if spec.tally is None]
         return min((bound for bound in bounds if bound is not None), default=None)
+
+    def carried(self, length: int) -> int:
+        """Coordinates of an update on its way, for a model of `length`: as many, and one more where clipped ones are counted."""
+        return length + (self.promised.tally is not None)
 
     def admit(self) -> Spec:
         """What the server is given: the parts, checked against each other in the order of an update's way.

@@ -7,7 +7,7 @@ Builds every one of them, prints what it is told, and ends with exit code 1 if o
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 
 from koinon.aggregate.reducer import Reducer, Rows
 from koinon.core.errors import AdmissionError
-from koinon.core.types import ClientId, Spec, Vector
+from koinon.core.types import ClientId, Spec, Update, Vector
 from koinon.evaluate.evaluation import Evaluation
 from koinon.federation import Federation
 from koinon.learn.dpsgd import DPSGD
@@ -24,9 +24,10 @@ from koinon.privacy.accountant import epsilon
 from koinon.privacy.budget import Budget
 from koinon.server.sampling import Everyone, Poisson, Sampler, Weighted
 from koinon.strategy.recipes import fedavg
+from koinon.update.adaptive import AdaptiveClip
 from koinon.update.clip import Clip
 from koinon.update.noise import GaussianNoise, LaplaceNoise, Local
-from koinon.update.stage import Stage
+from koinon.update.stage import Context, OnClient, Stage, State
 from koinon.update.weight import Weight
 
 _QUIET = Evaluation(federated=False)
@@ -78,6 +79,16 @@ class _ByLoss(Sampler):
 
     def probability(self, population: int) -> float | None:
         return None
+
+
+class _Doubling(OnClient):
+    """What a stranger's stage may do to a bound, if it says so; one that does not is held to the bound by the server."""
+
+    def admit(self, spec: Spec) -> Spec:
+        return replace(spec, l2_bound=None)
+
+    def on_client(self, state: State, update: Update, context: Context) -> tuple[State, Update]:
+        return state, replace(update, delta=2 * update.delta)
 
 
 def built(
@@ -137,6 +148,15 @@ ROWS = (
     ),
     Refused("a budget without noise", lambda: built(budget=Budget(1.0, 1e-5)), "add GaussianNoise"),
     Refused("a budget that one round exceeds", lambda: built(_CLIP, _NOISE, budget=Budget(0.1, 1e-5)), "kn.calibrate"),
+    Refused(
+        "adaptive clip with a count that the noise cannot cover",
+        lambda: built(AdaptiveClip(), GaussianNoise(1.1, cohort=10)),
+        "raise count_noise or the cohort",
+    ),
+    Refused("adaptive clip under a client's noise", lambda: built(AdaptiveClip(), Local(_NOISE)), "use Clip"),
+    Refused("adaptive clip of noise", lambda: built(_CLIP, Local(_NOISE), AdaptiveClip()), "by Clip(norm)"),
+    Refused("a second clip after an adaptive one", lambda: built(AdaptiveClip(), _CLIP, _NOISE), "use Clip"),
+    Refused("a stage that undoes the clip", lambda: built(_CLIP, _Doubling(), _NOISE), "put Clip(norm) before it"),
     Refused("noise beyond what floats hold", lambda: built(Clip(1e25), _NOISE), "out of float32's reach"),
     Refused("no noise at all", lambda: GaussianNoise(0.0), "positive finite noise_multiplier"),
     Refused("a cohort of none", lambda: GaussianNoise(1.0, cohort=0), "positive finite cohort"),

@@ -16,7 +16,7 @@ from koinon.federation import Federation
 from koinon.learn.learner import LocalTask
 from koinon.server.sampling import Sampler
 from koinon.strategy.recipes import fedavg
-from koinon.update.stage import Context, State
+from koinon.update.stage import Context, OnClient, State
 from koinon.update.weight import Weight
 
 LENGTH = 8
@@ -79,7 +79,7 @@ class Toy:
         return {"distance": Ratio(float(model.square().sum()), float(len(data)))}
 
 
-class Tally:
+class Counted(OnClient):
     """A stage that counts, on the client, the rounds that it was carried through: state that must not be lost."""
 
     def admit(self, spec: Spec) -> Spec:
@@ -95,14 +95,10 @@ class Tally:
         rounds = state["rounds"] + 1
         return {"rounds": rounds}, replace(update, metrics={**update.metrics, "train_tally": Ratio(float(rounds), 1.0)})
 
-    def on_server(self, state: State, total: Vector, cohort: object, context: Context) -> tuple[State, Vector]:
-        """Leave the aggregate as it is."""
-        return state, total
-
 
 def federation(learner: Toy, sample: Sampler, rounds: int) -> Federation:
     """FedAvg, weighted by examples."""
-    strategy = fedavg(sample=sample, stages=(Tally(), Weight()))
+    strategy = fedavg(sample=sample, stages=(Counted(), Weight()))
     return Federation(learner, strategy, rounds, Evaluation())
 
 

@@ -14,7 +14,7 @@ from koinon.core.layout import Layout
 from koinon.core.noise import Noise
 from koinon.core.types import Cohort, Spec, Update, Vector
 from koinon.privacy.events import Event, Gaussian, Laplace
-from koinon.update.stage import Context, OnClient, State
+from koinon.update.stage import Context, OnClient, State, Told
 
 _LEAST, _MOST = 1e-20, 1e20
 
@@ -61,6 +61,10 @@ class _OnSum(ABC):
         _check_scale(self.noise_multiplier * self.bound(spec))
         if spec.weight_bound is None:
             raise AdmissionError(f"{name} needs bounded weights; use Weight(at_most=...), or no Weight at all")
+        if spec.tally is not None and not isinstance(self, GaussianNoise):
+            raise AdmissionError(
+                f"{name} does not cover AdaptiveClip's count; use GaussianNoise, or a clip of fixed norm"
+            )
         if self.cohort is None and spec.cohort is None:
             raise AdmissionError(
                 f"{name} divides the sum by a number that tells nothing of who took part, and this sampling has none; give "
@@ -70,6 +74,10 @@ class _OnSum(ABC):
 
     def init(self, layout: Layout) -> State:
         """No state."""
+        return {}
+
+    def tell(self, state: State) -> Told:
+        """Nothing."""
         return {}
 
     def on_client(self, state: State, update: Update, context: Context) -> tuple[State, Update]:
@@ -82,7 +90,11 @@ class _OnSum(ABC):
         expected = self.cohort or spec.cohort
         assert expected is not None and spec.weight_bound is not None  # since `admit`
         total.mul_(cohort.weight / (expected * spec.weight_bound))
-        return state, self.add(total, self.bound(spec) / expected, context.secret)
+        return state, self._covered(total, expected, context)
+
+    def _covered(self, total: Vector, expected: float, context: Context) -> Vector:
+        """The sum / `expected`, with the noise."""
+        return self.add(total, self.bound(context.spec) / expected, context.secret)
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,13 @@ class GaussianNoise(_OnSum):
     def __post_init__(self) -> None:
         _check(self)
 
+    def admit(self, spec: Spec) -> Spec:
+        """The sum is protected from here on, a count of clipped updates within it."""
+        after = super().admit(spec)
+        if after.tally is not None and after.cohort is not None:
+            self._split(after.tally * after.cohort)
+        return after
+
     def bound(self, spec: Spec) -> float:
         """The L2 bound."""
         if spec.l2_bound is None:
@@ -123,6 +142,31 @@ class GaussianNoise(_OnSum):
     def event(self) -> Event:
         """A Gaussian release."""
         return Gaussian(self.noise_multiplier)
+
+    def _covered(self, total: Vector, expected: float, context: Context) -> Vector:
+        """A count behind the sum gets noise of its own, the rest so much more that together they are one release."""
+        if context.spec.tally is None:
+            return super()._covered(total, expected, context)
+        count_stddev = context.spec.tally * expected
+        stddev = self._split(count_stddev) * self.bound(context.spec) / expected
+        context.secret.of("count").add_gaussian(total[-1:], count_stddev / expected)
+        context.secret.add_gaussian(total[:-1], stddev)
+        return total
+
+    def _split(self, count_stddev: float) -> float:
+        """What multiplies the bound where a count, to which a client adds or takes away 1/2, has noise of its own.
+
+        Source: Andrew et al. (2021), theorem 1.
+
+        Raises:
+            AdmissionError: if that noise alone covers a client no better than all should together.
+        """
+        if self.noise_multiplier >= 2 * count_stddev:
+            raise AdmissionError(
+                f"AdaptiveClip's count with noise of standard deviation {count_stddev:g} spends more than noise_multiplier "
+                f"{self.noise_multiplier:g} allows in all; raise count_noise or the cohort above noise_multiplier / 2"
+            )
+        return 1 / math.sqrt(self.noise_multiplier**-2 - (2 * count_stddev) ** -2)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ federation is built, so what cannot work is refused before anyone trains.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeAlias, TypeVar
 
 import torch
 
@@ -15,8 +15,13 @@ from koinon.core.layout import Layout
 from koinon.core.noise import Noise
 from koinon.core.types import Cohort, Spec, Update, Vector
 
+_T = TypeVar("_T")
+
 State: TypeAlias = Mapping[str, torch.Tensor]
 """A stage's own state by name, so that it can be saved with the run; the server and each client have their own."""
+
+Told: TypeAlias = Mapping[str, float]
+"""What clients are told of the server's state, by name."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +29,29 @@ class Context:
     """What a stage works with in one round, besides the update.
 
     Attributes:
+        round: Round number, from 1.
         spec: What is known of an update before the stage.
         layout: Which part of an update is which tensor.
         public: Draws that others may know, since they follow from the run's seed.
-        secret: Noise that protects people; the stage's own, for this round, place and client.
+        noise: Noise that protects people; the stage's own, for this place and client, of the whole run.
+        told: On a client, what the server told for this round: what the stage's `tell` gave there.
     """
 
+    round: int
     spec: Spec
     layout: Layout
     public: torch.Generator
-    secret: Noise
+    noise: Noise
+    told: Told = field(default_factory=dict)
+
+    @property
+    def secret(self) -> Noise:
+        """The noise of this round."""
+        return self.noise_of(self.round)
+
+    def noise_of(self, round: int) -> Noise:
+        """The noise of any round."""
+        return self.noise.of("round", round)
 
 
 class Stage(Protocol):
@@ -49,6 +67,9 @@ class Stage(Protocol):
     def init(self, layout: Layout) -> State:
         """The state before the first round, on the server and on each client; names without dots."""
 
+    def tell(self, state: State) -> Told:
+        """What the clients of the next round must know of the server's state; names without dots."""
+
     def on_client(self, state: State, update: Update, context: Context) -> tuple[State, Update]:
         """Change one client's update, or a batch of them (leading dimensions); `update` is not changed."""
 
@@ -61,6 +82,10 @@ class OnClient:
 
     def init(self, layout: Layout) -> State:
         """No state."""
+        return {}
+
+    def tell(self, state: State) -> Told:
+        """Nothing."""
         return {}
 
     def on_server(self, state: State, total: Vector, cohort: Cohort, context: Context) -> tuple[State, Vector]:
@@ -86,12 +111,23 @@ class Chain:
                     f"{type(stage).__name__} comes after noise that the server adds to the sum, and would change what it "
                     "must cover; put the noise last"
                 )
-            spec = stage.admit(spec)
+            after = stage.admit(spec)
+            if spec.tally is not None and not after.central_noise:
+                raise AdmissionError(
+                    f"{type(stage).__name__} comes after AdaptiveClip and would change its count, where only GaussianNoise may "
+                    "follow; use Clip in its place"
+                )
+            spec = after
         return spec
 
     def init(self, layout: Layout) -> State:
         """The stages' states, prefixed by their places in the chain."""
         return _joined([stage.init(layout) for stage in self.stages])
+
+    def tell(self, state: State) -> Told:
+        """What the stages tell, prefixed by their places in the chain."""
+        states = _parted(state, len(self.stages))
+        return _joined([stage.tell(own) for stage, own in zip(self.stages, states, strict=True)])
 
     def on_client(self, state: State, update: Update, context: Context) -> tuple[State, Update]:
         """Apply the stages in order."""
@@ -115,18 +151,19 @@ class Chain:
         return specs
 
     def _contexts(self, context: Context) -> Iterator[tuple[Stage, Context]]:
-        """Each stage with what is known of an update at its place, and noise of its own."""
+        """Each stage with what is known of an update at its place, noise of its own, and what it was told."""
+        told = _parted(context.told, len(self.stages))
         for place, (stage, spec) in enumerate(zip(self.stages, self.specs(context.spec), strict=False)):
-            yield stage, replace(context, spec=spec, secret=context.secret.of(f"stage {place}"))
+            yield stage, replace(context, spec=spec, noise=context.noise.of(f"stage {place}"), told=told[place])
 
 
-def _joined(states: Sequence[State]) -> State:
-    return {f"{place}.{name}": tensor for place, state in enumerate(states) for name, tensor in state.items()}
+def _joined(parts: Sequence[Mapping[str, _T]]) -> dict[str, _T]:
+    return {f"{place}.{name}": value for place, part in enumerate(parts) for name, value in part.items()}
 
 
-def _parted(state: State, count: int) -> list[State]:
-    parts: list[dict[str, torch.Tensor]] = [{} for _ in range(count)]
-    for key, tensor in state.items():
-        place, _, name = key.partition(".")
-        parts[int(place)][name] = tensor
-    return list(parts)
+def _parted(whole: Mapping[str, _T], count: int) -> list[Mapping[str, _T]]:
+    """What belongs to each of so many stages; what names none of them is left out."""
+    return [
+        {key.partition(".")[2]: value for key, value in whole.items() if key.partition(".")[0] == str(place)}
+        for place in range(count)
+    ]

@@ -31,6 +31,7 @@ from koinon.strategy.strategy import Strategy
 from koinon.update.adaptive import AdaptiveClip
 from koinon.update.clip import Clip, ClipL1, ClipLayers
 from koinon.update.codec import Float32
+from koinon.update.correlated import CorrelatedNoise
 from koinon.update.noise import GaussianNoise, LaplaceNoise, Local
 from koinon.update.weight import Weight
 
@@ -48,6 +49,7 @@ __all__ = [
     "Clip",
     "ClipL1",
     "ClipLayers",
+    "CorrelatedNoise",
     "DataSet",
     "Dirichlet",
     "EqualDirichlet",

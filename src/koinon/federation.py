@@ -1,7 +1,7 @@
 """A federation: the definition that every runtime runs, its checks and its digest."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from koinon.core.describe import describe
@@ -101,6 +101,12 @@ class Federation:
             raise AdmissionError(
                 "nodes would tell metrics of their own data without noise; give evaluation=kn.Evaluation(federated=False, …)"
             )
+        covered = min((each.covers for each in self.protections if each.covers is not None), default=self.rounds)
+        if self.rounds > covered:
+            raise AdmissionError(
+                f"CorrelatedNoise covers {covered} rounds, and there are to be {self.rounds}; give CorrelatedNoise(rounds="
+                f"{self.rounds}, …)"
+            )
         buffers = [slot.name for slot in self.learner.layout.slots if not slot.trainable]
         if buffers:
             raise AdmissionError(
@@ -114,7 +120,4 @@ class Federation:
             return rounds
         if not self.protections:
             raise AdmissionError("there is a budget, but nothing adds noise; add GaussianNoise, Local or DPSGD")
-        return min(
-            replace(self.budget, neighbours=each.stricter(self.budget.neighbours)).rounds_within(each.event, rounds)
-            for each in self.protections
-        )
+        return min(each.rounds_within(self.budget, rounds) for each in self.protections)

@@ -5,16 +5,21 @@ import pytest
 import koinon as kn
 from koinon.privacy.events import Gaussian, PoissonSampled
 from koinon.testing import admission
-from koinon.testing.admission import ROWS, Refused, built
+from koinon.testing.admission import ROWS, Corrected, Refused, built
 
 NOISE = kn.GaussianNoise(1.0, cohort=10)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
+@pytest.mark.parametrize("row", [row for row in ROWS if isinstance(row, Refused)], ids=lambda row: row.what)
 def test_what_noise_cannot_honour_is_refused_with_the_cure(row) -> None:
     with pytest.raises(kn.AdmissionError) as refusal:
         row.build()
     assert row.cure in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if isinstance(row, Corrected)], ids=lambda row: row.what)
+def test_what_can_be_honoured_in_another_way_is_corrected(row) -> None:
+    assert row.said().startswith("corrected: ")
 
 
 def test_the_table_says_what_was_let_through(monkeypatch, capsys) -> None:
@@ -22,9 +27,10 @@ def test_the_table_says_what_was_let_through(monkeypatch, capsys) -> None:
     assert capsys.readouterr().out.count("pass  ") == len(ROWS)
     through = Refused("nothing", lambda: None, "a cure")
     uncured = Refused("no cure", ROWS[0].build, "a cure")
-    monkeypatch.setattr(admission, "ROWS", (through, uncured))
+    broken = Corrected("not corrected", lambda: (_ for _ in ()).throw(AssertionError))
+    monkeypatch.setattr(admission, "ROWS", (through, uncured, broken))
     assert admission.main() == 1
-    assert capsys.readouterr().out.count("FAIL  ") == 2
+    assert capsys.readouterr().out.count("FAIL  ") == 3
 
 
 def test_poisson_sampling_amplifies_and_nothing_else_does() -> None:

@@ -97,8 +97,11 @@ class Ledger:
             ]
             if any(charged >= round if protection.place == "server" else charged == round for charged, _ in before):
                 continue
-            rounds = round - sum(release.times for _, release in before) if protection.place == "server" else 1
-            yield Release.of(protection, rounds)
+            times = 1
+            if protection.place == "server":
+                times = protection.times(round) - sum(release.times for _, release in before)
+            if times:
+                yield Release.of(protection, times)
 
 
 def _fields(run: str, round: int, release: Release) -> dict[str, object]:

@@ -31,8 +31,13 @@ class Release(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, protection: Protection, times: int = 1) -> "Release":
-        """The release of so many rounds."""
+        """The same release so many times."""
         return cls(protection.place, protection.unit, protection.neighbours, to_json(protection.event), times)
+
+    @classmethod
+    def in_round(cls, protections: Iterable[Protection], round: int) -> tuple["Release", ...]:
+        """What a round adds to those before it."""
+        return tuple(cls.of(each) for each in protections if each.times(round) > each.times(round - 1))
 
 
 def guarantees(releases: Iterable[Release], delta: float) -> dict[Place, Guarantee]:

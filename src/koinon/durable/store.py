@@ -154,12 +154,18 @@ class Store:
 
     def nodes(self) -> dict[ClientId, bool]:
         """Every node that was ever asked -> whether it holds the final model."""
+        holding = {row[0] for row in self._database.execute("SELECT node FROM handed_over")}
+        return {node: node in holding for node in canonical(self.asked(since=1))}
+
+    def asked(self, since: int) -> set[ClientId]:
+        """Every node that was asked in a round from `since` on."""
         nodes: set[ClientId] = set()
-        for opened, extended in self._database.execute("SELECT opened, extended FROM rounds"):
+        for opened, extended in self._database.execute(
+            "SELECT opened, extended FROM rounds WHERE round >= ?", (since,)
+        ):
             nodes.update(json.loads(opened)["cohort"])
             nodes.update(node for extension in json.loads(extended) for node in extension["added"])
-        holding = {row[0] for row in self._database.execute("SELECT node FROM handed_over")}
-        return {node: node in holding for node in canonical(nodes)}
+        return nodes
 
     def checkpoint(self, round: int) -> Path:
         """Where the server's state after a round is; 0 is the state before the first."""

@@ -48,6 +48,7 @@ from koinon.protocol.round import RoundState
 from koinon.protocol.state import SessionState, Terms
 from koinon.run.allocator import give_back
 from koinon.run.work import EncodedRows, advance, draw, first_state, held
+from koinon.strategy.protection import check_enough
 from koinon.update.codec import OnDisk
 from koinon.update.stage import Told
 from koinon.view.progress import Progress, Quiet
@@ -143,6 +144,8 @@ class Coordinator:
             secret_cohort=self.federation.strategy.secret_cohort,
             **{name: getattr(self.settings, name) for name in Settings.__dataclass_fields__},
         )
+        strategy = self.federation.strategy
+        check_enough(strategy.stages, strategy.sample, self.settings.minimum_nodes)
         self.traffic: dict[ClientId, Traffic] = {}
         self._opened_at = self.clock()
         self._reduced: _Reduced | None = None
@@ -238,6 +241,9 @@ class Coordinator:
         return state, self._carried_out(effects)
 
     def _draw(self, round: int, sizes: Mapping[ClientId, int]) -> list[ClientId]:
+        if (separation := self.federation.strategy.separation) > 1:
+            recent = self.store.asked(since=round - separation + 1)
+            sizes = {node: size for node, size in sizes.items() if node not in recent}
         return draw(self.federation, self.info.seed, self.noise, round, list(sizes), sizes)
 
     def _blob(self, state: ServerState) -> Blob:
@@ -327,7 +333,7 @@ class Coordinator:
             participants=tuple(self._participation(round, node, reasons.get(node, "")) for node in round.cohort),
             training=values(training),
             metrics=self._reduced.metrics,
-            releases=tuple(Release.of(each) for each in self.federation.protections),
+            releases=Release.in_round(self.federation.protections, round.number),
             told=self.state.told,
         )
 

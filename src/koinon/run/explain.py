@@ -85,7 +85,7 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
         ("bound on a node's weight", weight),
         ("bytes from a node, a round", "depends on the update" if up is None else f"{up:,} and framing"),
         ("bytes to a node, a round", f"{down:,} and framing"),
-        ("assumed", _assumed(spent)),
+        ("assumed", _assumed(federation, spent)),
         *((("the owner's policy", _verdict(federation, policy)),) if policy is not None else ()),
     )
     epsilon = next((guarantee.epsilon for guarantee in spent.values()), None)
@@ -131,16 +131,19 @@ def _verdict(federation: Federation, policy: Policy) -> str:
     """What an owner's policy says of a node that has spent nothing before."""
     try:
         policy.check_join(federation, federation.planned)
-        policy.check_spent(Release.of(protection, federation.planned) for protection in federation.protections)
+        rounds = federation.planned
+        policy.check_spent(Release.of(each, each.times(rounds)) for each in federation.protections)
     except PolicyRefused as refusal:
         return f"refuses. {refusal}"
     return "allows every planned round to a node that has spent nothing before"
 
 
-def _assumed(spent: Mapping[Place, Guarantee]) -> str:
+def _assumed(federation: Federation, spent: Mapping[Place, Guarantee]) -> str:
     assumed = ["the server follows the protocol", "nodes' and the server's private keys are private"]
     if "server" in spent:
         assumed.append("the server adds the noise, and its disk and memory are its own")
         if spent["server"].sampling == "poisson":
             assumed.append("nobody but the server learns who took part in a round")
+    if (separation := federation.strategy.separation) > 1:
+        assumed.append(f"no node takes part more than once in {separation} rounds, to which server and nodes see")
     return "; ".join(assumed)

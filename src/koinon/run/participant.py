@@ -156,6 +156,7 @@ class Participant:
         log("round {round}: training", round=task.round, cohort=task.cohort)
         try:
             self.policy.check_task(task.round, task.cohort)
+            self._check_separation(task.round)
             self._charge(task.round)
             offer = self._offer(task)
             self._check_spent(task.round)
@@ -182,6 +183,14 @@ class Participant:
         if not self.federation.evaluation.federated:
             return {}
         return on_client(self.federation.learner, self.journal.model(digest), self.data)
+
+    def _check_separation(self, round: int) -> None:
+        """Raise PolicyRefused if this node took part too recently for the noise to cover it."""
+        last = max((number for number in self.state.journal if number < round), default=None)
+        if last is not None and round - last < self.federation.strategy.separation:
+            raise PolicyRefused(
+                f"noise covers a node once in {self.federation.strategy.separation} rounds, and this one was in round {last}"
+            )
 
     def _charge(self, round: int) -> None:
         """Write down what the round will release, unless the owner forbids it; before there is anything to release."""

@@ -44,6 +44,7 @@ from koinon.run.coordinator import TRAINING
 from koinon.run.engine import Engine, InProcess, MakeEngine
 from koinon.run.result import Run
 from koinon.run.work import ClientState, Local, advance, draw, first_state, held
+from koinon.strategy.protection import check_enough
 from koinon.update.codec import InMemory
 from koinon.update.stage import Told
 from koinon.view.progress import Progress, progress_for
@@ -88,7 +89,7 @@ def simulate(
     """
     if workers != 1:
         raise AdmissionError(f"this version trains clients in one process; use workers=1, not {workers}")
-    _check_delta(federation, len(population.ids))
+    _check_population(federation, len(population.ids))
     layout = federation.learner.layout
     info = RunInfo(
         id=resume or new_run_id(name),
@@ -117,7 +118,9 @@ def simulate(
         store.close()
 
 
-def _check_delta(federation: Federation, clients: int) -> None:
+def _check_population(federation: Federation, clients: int) -> None:
+    """Raise AdmissionError if there are too few clients for what noise is to promise them."""
+    check_enough(federation.strategy.stages, federation.strategy.sample, clients)
     hides_clients = any(protection.unit == "client" for protection in federation.protections)
     fault = fault_of_delta(federation.delta, clients) if hides_clients and federation.delta is not None else None
     if fault is not None:
@@ -221,7 +224,7 @@ class _Simulation:
             participants=tuple(gathered.parts),
             training=values(gathered.training),
             metrics=values(metrics or {}),
-            releases=tuple(Release.of(each) for each in self.federation.protections),
+            releases=Release.in_round(self.federation.protections, opened.round),
             told=self.state.told,
         )
         self.store.close_round(record)

@@ -8,7 +8,7 @@ from koinon.core.types import Spec
 from koinon.learn.corrections import Correction
 from koinon.server.optimizer import ServerOptimizer
 from koinon.server.sampling import Everyone, Poisson, Sampler
-from koinon.strategy.protection import check_noise, expected_cohort
+from koinon.strategy.protection import check_noise, check_separation, expected_cohort, separation_of
 from koinon.update.codec import Codec, Float32
 from koinon.update.stage import Chain
 
@@ -64,6 +64,11 @@ class Strategy:
         bounds = [spec.l2_bound for spec in self.stages.specs(self.before) if spec.tally is None]
         return min((bound for bound in bounds if bound is not None), default=None)
 
+    @property
+    def separation(self) -> int:
+        """Rounds from one participation of a client to its next, at least; 1 where nothing counts on it."""
+        return separation_of(self.stages) or 1
+
     def carried(self, length: int) -> int:
         """Coordinates of an update on its way, for a model of `length`: as many, and one more where clipped ones are counted."""
         return length + (self.promised.tally is not None)
@@ -77,4 +82,5 @@ class Strategy:
         spec = self.promised
         self.reducer.admit(spec)
         check_noise(spec, self.reducer)
+        check_separation(self.stages, self.sample)
         return self.codec.admit(spec)

@@ -1,4 +1,4 @@
-"""Configurations whose privacy could not be honoured, and what Koinon says to each.
+"""Configurations whose privacy could not be honoured, and what Koinon says to each, or does in its place.
 
     python -m koinon.testing.admission
 
@@ -6,26 +6,37 @@ Builds every one of them, prints what it is told, and ends with exit code 1 if o
 """
 
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from koinon.aggregate.reducer import Reducer, Rows
+from koinon.aggregate.bounded import Bounded
+from koinon.aggregate.reducer import Matrix, Reducer, Rows
 from koinon.core.errors import AdmissionError
+from koinon.core.noise import Noise
 from koinon.core.types import ClientId, Spec, Update, Vector
+from koinon.data.dataset import Samples
+from koinon.data.population import Population
+from koinon.durable.secret import noise_of
 from koinon.evaluate.evaluation import Evaluation
 from koinon.federation import Federation
 from koinon.learn.dpsgd import DPSGD
 from koinon.learn.torch import TorchLearner
 from koinon.privacy.accountant import epsilon
 from koinon.privacy.budget import Budget
-from koinon.server.sampling import Everyone, Poisson, Sampler, Weighted
+from koinon.privacy.events import Gaussian
+from koinon.run.result import Run
+from koinon.run.simulate import simulate
+from koinon.server.sampling import Everyone, Poisson, RoundRobin, Sampler, Uniform, Weighted
 from koinon.strategy.recipes import fedavg
 from koinon.update.adaptive import AdaptiveClip
 from koinon.update.clip import Clip
+from koinon.update.correlated import CorrelatedNoise
 from koinon.update.noise import GaussianNoise, LaplaceNoise, Local
 from koinon.update.stage import Context, OnClient, Stage, State
 from koinon.update.weight import Weight
@@ -57,6 +68,26 @@ class Refused:
                 str(refusal) if self.cure in str(refusal) else f"let through without the cure {self.cure!r}: {refusal}"
             )
         return "let through"
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A configuration that is taken, and made to keep its promise.
+
+    Attributes:
+        what: What would be wrong with it.
+        instead: Says what Koinon does in its place; raises AssertionError if it does not.
+    """
+
+    what: str
+    instead: Callable[[], str]
+
+    def said(self) -> str:
+        """What Koinon does, or what went wrong, after "let through"."""
+        try:
+            return f"corrected: {self.instead()}"
+        except AssertionError:
+            return "let through"
 
 
 class _NoSum(Reducer):
@@ -108,9 +139,49 @@ def _records(model: nn.Module, **settings: Any) -> TorchLearner:
     return TorchLearner(model, loss=nn.MSELoss(), dp=DPSGD(1.0, 1.0, 0.1), **settings)
 
 
+def _correlated(sample: Sampler, separation: int = 5, rounds: int = 10) -> Federation:
+    return built(_CLIP, CorrelatedNoise(2.0, rounds, separation, cohort=4), sample=sample)
+
+
+def _run(federation: Federation, clients: int) -> Run:
+    """A simulation that is refused before anything is written."""
+    return simulate(federation, Population.of(lambda client: Samples(torch.ones(1, 2), torch.ones(1, 1)), clients))
+
+
+def _changing() -> Federation:
+    return built(AdaptiveClip(), CorrelatedNoise(1.0, 10, 1, cohort=400))
+
+
+def _total() -> str:
+    one = epsilon(noise_multiplier=1.0, rounds=1, delta=1e-5, sampling="none")
+    lasts = built(_CLIP, _NOISE, budget=Budget(1.2 * one, 1e-5)).planned
+    assert lasts == 1
+    return f"an epsilon is always that of all rounds; 1.2 times one round's lasts for {lasts}"
+
+
+def _seen() -> str:
+    (protection,) = built(_CLIP, _NOISE, sample=Uniform(10)).protections
+    assert (protection.event, protection.neighbours) == (Gaussian(1.0), "replace-one")
+    return "only Poisson, whose cohort is the server's secret, makes epsilon smaller; Uniform counts as no sampling"
+
+
+def _unclipped() -> str:
+    held = Bounded(Matrix(torch.tensor([[30.0, 40.0]]), [9.0]), built(Weight(2), _CLIP, _NOISE).strategy.promised)
+    (row,) = held.columns(0, 2)
+    assert float(row.norm()) <= 1 + 1e-6 and list(held.weights) == [2]
+    return "the server clips what it decoded once more, and cuts its weight to the bound"
+
+
+def _secret() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        noise = noise_of(Path(folder))
+    assert noise.secret and noise != Noise.seeded(0)
+    return "on a network the key of AES-256 comes from the operating system, never from the run's seed"
+
+
 _BATCHNORM = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
 
-ROWS = (
+ROWS: tuple[Refused | Corrected, ...] = (
     Refused("noise before the clip", lambda: built(_NOISE, _CLIP), "put Clip(norm) before it"),
     Refused("noise without a clip", lambda: built(_NOISE), "put Clip(norm) before it"),
     Refused("Laplace noise after an L2 clip", lambda: built(_CLIP, LaplaceNoise(1.0, 10)), "put ClipL1"),
@@ -157,6 +228,20 @@ ROWS = (
     Refused("adaptive clip of noise", lambda: built(_CLIP, Local(_NOISE), AdaptiveClip()), "by Clip(norm)"),
     Refused("a second clip after an adaptive one", lambda: built(AdaptiveClip(), _CLIP, _NOISE), "use Clip"),
     Refused("a stage that undoes the clip", lambda: built(_CLIP, _Doubling(), _NOISE), "put Clip(norm) before it"),
+    Refused("correlated noise where anybody can return", lambda: _correlated(Uniform(4)), "RoundRobin(count)"),
+    Refused("correlated noise where all return at once", lambda: _correlated(Everyone()), "give separation=1"),
+    Refused("correlated noise for too few clients", lambda: _run(_correlated(RoundRobin(4)), 19), "wait for 20"),
+    Refused("correlated noise for too many rounds", lambda: _correlated(RoundRobin(4), rounds=9), "rounds=10"),
+    Refused("correlated noise with an adaptive clip", _changing, "a clip of fixed norm"),
+    Refused(
+        "a delta of 1 / clients",
+        lambda: _run(built(_CLIP, _NOISE, budget=Budget(50, 0.25)), 4),
+        "choose less than 0.25",
+    ),
+    Corrected("an epsilon of one round for that of all", _total),
+    Corrected("amplification where others see who takes part", _seen),
+    Corrected("a client that does not clip, or a codec that enlarges", _unclipped),
+    Corrected("noise that follows from the seed", _secret),
     Refused("noise beyond what floats hold", lambda: built(Clip(1e25), _NOISE), "out of float32's reach"),
     Refused("no noise at all", lambda: GaussianNoise(0.0), "positive finite noise_multiplier"),
     Refused("a cohort of none", lambda: GaussianNoise(1.0, cohort=0), "positive finite cohort"),

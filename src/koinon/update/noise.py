@@ -41,19 +41,29 @@ class Mechanism(Protocol):
         """What one such release spends."""
 
 
-class _OnSum(ABC):
-    """Base of mechanisms: as a stage, noise that the server adds to the sum."""
+class OnSum(ABC):
+    """Base of stages with which the server adds noise to the sum.
+
+    Attributes:
+        noise_multiplier: Scale of the noise / the bound, > 0.
+        cohort: Updates expected in a round, or None for what the sampling says.
+    """
 
     noise_multiplier: float
     cohort: float | None
 
     @abstractmethod
     def bound(self, spec: Spec) -> float:
-        """As in `Mechanism`."""
+        """How far one client can move what the noise is to cover; raises AdmissionError, naming the cure, if nothing bounds it."""
 
     @abstractmethod
-    def add(self, vector: Vector, bound: float, noise: Noise) -> Vector:
-        """As in `Mechanism`."""
+    def covered(self, total: Vector, expected: float, context: Context) -> Vector:
+        """A sum that was divided by `expected`, with its noise; in place."""
+
+    @property
+    @abstractmethod
+    def event(self) -> Event:
+        """What is spent."""
 
     def admit(self, spec: Spec) -> Spec:
         """The sum is protected from here on; the last stage of a chain."""
@@ -90,15 +100,23 @@ class _OnSum(ABC):
         expected = self.cohort or spec.cohort
         assert expected is not None and spec.weight_bound is not None  # since `admit`
         total.mul_(cohort.weight / (expected * spec.weight_bound))
-        return state, self._covered(total, expected, context)
+        return state, self.covered(total, expected, context)
 
-    def _covered(self, total: Vector, expected: float, context: Context) -> Vector:
-        """The sum / `expected`, with the noise."""
+
+class Independent(OnSum):
+    """Base of mechanisms: as stages, noise that is new in every round."""
+
+    @abstractmethod
+    def add(self, vector: Vector, bound: float, noise: Noise) -> Vector:
+        """As in `Mechanism`."""
+
+    def covered(self, total: Vector, expected: float, context: Context) -> Vector:
+        """With the round's own noise."""
         return self.add(total, self.bound(context.spec) / expected, context.secret)
 
 
 @dataclass(frozen=True)
-class GaussianNoise(_OnSum):
+class GaussianNoise(Independent):
     """Gaussian noise on every coordinate of the sum of updates; needs an L2 bound before it.
 
     With weights up to W and updates up to `norm` the sum of w · update gets noise of standard deviation
@@ -119,7 +137,7 @@ class GaussianNoise(_OnSum):
     cohort: float | None = None
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_noise(self)
 
     def admit(self, spec: Spec) -> Spec:
         """The sum is protected from here on, a count of clipped updates within it."""
@@ -143,10 +161,10 @@ class GaussianNoise(_OnSum):
         """A Gaussian release."""
         return Gaussian(self.noise_multiplier)
 
-    def _covered(self, total: Vector, expected: float, context: Context) -> Vector:
+    def covered(self, total: Vector, expected: float, context: Context) -> Vector:
         """A count behind the sum gets noise of its own, the rest so much more that together they are one release."""
         if context.spec.tally is None:
-            return super()._covered(total, expected, context)
+            return super().covered(total, expected, context)
         count_stddev = context.spec.tally * expected
         stddev = self._split(count_stddev) * self.bound(context.spec) / expected
         context.secret.of("count").add_gaussian(total[-1:], count_stddev / expected)
@@ -170,7 +188,7 @@ class GaussianNoise(_OnSum):
 
 
 @dataclass(frozen=True)
-class LaplaceNoise(_OnSum):
+class LaplaceNoise(Independent):
     """Laplace noise on every coordinate of the sum of updates; needs an L1 bound before it. For small models.
 
     Source: Dwork et al., "Calibrating noise to sensitivity in private data analysis" (2006).
@@ -187,7 +205,7 @@ class LaplaceNoise(_OnSum):
     cohort: float | None = None
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_noise(self)
 
     def bound(self, spec: Spec) -> float:
         """The L1 bound."""
@@ -240,7 +258,8 @@ def _check_scale(scale: float) -> None:
         )
 
 
-def _check(stage: GaussianNoise | LaplaceNoise) -> None:
+def check_noise(stage: OnSum) -> None:
+    """Raise AdmissionError if a stage's noise multiplier or cohort is out of bounds."""
     if not (stage.noise_multiplier > 0 and math.isfinite(stage.noise_multiplier)):
         raise AdmissionError(
             f"{type(stage).__name__} needs a positive finite noise_multiplier, not {stage.noise_multiplier}"

@@ -1,10 +1,11 @@
 """What privacy costs on Fashion-MNIST: accuracy on the test images, and the guarantee it was reached under.
 
-    python -m benchmarks.private_accuracy [records|clients] [--quick] [--folder DIR]
+    python -m benchmarks.private_accuracy [records] [clients] [turns] [--quick] [--folder DIR] [--draw FILE]
 
 `records`: one client holds all 60,000 images, and DP-SGD protects each of them. `clients`: 1,000 clients hold 60 images
-each, dealt at random, and the server's noise protects all that a client holds. It takes one thread and the better part
-of an hour. `--quick` only shows that it works, on random images: its figures mean nothing.
+each, dealt at random, and the server's noise protects all that a client holds. `turns`: the same clients take part in
+turn, with independent and with correlated noise. It takes one thread and the better part of an hour. `--draw` draws
+accuracy over epsilon. `--quick` only shows that it works, on random images: its figures mean nothing.
 """
 
 import argparse
@@ -23,6 +24,9 @@ from benchmarks.scattering import CHANNELS, PLACES, normalised
 from koinon.data.dataset import Dataset
 from koinon.durable.spending import guarantees
 from koinon.privacy.accountant import Guarantee
+from koinon.server.sampling import Sampler
+from koinon.update.stage import Stage
+from koinon.view.study import draw
 
 CLASSES = 10
 MOMENTUM = 0.9
@@ -35,6 +39,9 @@ EPSILONS, CLIENTS_DELTA, CLIENTS_CLIP_NORM = (1.0, 2.0, 4.0, 8.0), 1e-4, 0.2
 
 RATE, ROUNDS = 0.1, 200
 """A client's chance to take part in a round, and how many there are."""
+
+TURNS, SEPARATION = 100, 10
+"""Rounds where clients take turns, and rounds from a client's turn to its next."""
 
 
 @dataclass(frozen=True)
@@ -130,15 +137,43 @@ def clients(quick: bool, runs: Path) -> Iterator[Result]:
     yield from _course(run, "clipped only", "round")
 
 
+def turns(quick: bool, runs: Path) -> Iterator[Result]:
+    """The same clients in turn: accuracy at the end with noise that is independent from round to round, and correlated."""
+    data = _random() if quick else kn.data.load("fashion-mnist")
+    train, test = _seen(data.train, _pooled), _seen(data.test, _pooled)
+    population = kn.DataSet(train).split(kn.IID(), clients=100 if quick else 1000)
+    sample = kn.RoundRobin(len(population) // SEPARATION)
+    rounds, epsilons = (SEPARATION, EPSILONS[-1:]) if quick else (TURNS, EPSILONS)
+    for epsilon in epsilons:
+        independent, once = (
+            kn.calibrate(
+                epsilon, CLIENTS_DELTA, rounds=each, sampling="none", neighbours="replace-one"
+            ).noise_multiplier
+            for each in (rounds, 1)
+        )
+        budget = kn.Budget(epsilon, CLIENTS_DELTA, "replace-one")
+        kinds: tuple[tuple[str, Stage], ...] = (
+            ("independent", kn.GaussianNoise(independent)),
+            ("correlated", kn.CorrelatedNoise(once, rounds, SEPARATION)),
+        )
+        for kind, noise in kinds:
+            made = _by_clients(test, rounds, (kn.Clip(CLIENTS_CLIP_NORM), noise), budget, sample)
+            yield from _course(kn.simulate(made, population, runs=runs), f"{kind} noise", "round")
+
+
 def _by_clients(
-    test: kn.Samples, rounds: int, stages: tuple[kn.Clip | kn.GaussianNoise, ...], budget: kn.Budget | None
+    test: kn.Samples,
+    rounds: int,
+    stages: tuple[Stage, ...],
+    budget: kn.Budget | None,
+    sample: Sampler = kn.Poisson(RATE),
 ) -> kn.Federation:
     """A linear model on averaged features: the noise's norm grows with the root of the parameters, an update's does not."""
     sgd = functools.partial(torch.optim.SGD, lr=0.1)
     model = functools.partial(nn.Linear, test.inputs.shape[1], CLASSES)
     learner = kn.TorchLearner(model, nn.CrossEntropyLoss(), sgd, batch_size=20, metrics=(kn.Accuracy(),))
     server = functools.partial(torch.optim.SGD, lr=0.5, momentum=MOMENTUM)
-    strategy = kn.fedavg(sample=kn.Poisson(RATE), stages=stages, server=server)
+    strategy = kn.fedavg(sample=sample, stages=stages, server=server)
     return kn.Federation(learner, strategy, rounds, kn.Evaluation(test, every=rounds, federated=False), budget)
 
 
@@ -193,16 +228,39 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    measures = {"records": records, "clients": clients}
-    parser.add_argument("what", nargs="?", choices=measures, help="what is protected; both by default")
+    measures = {"records": records, "clients": clients, "turns": turns}
+    parser.add_argument("what", nargs="*", help=f"of {', '.join(measures)}; all by default")
+    parser.add_argument(
+        "--draw", type=Path, metavar="FILE", help="draw what clients cost: a name ending in .svg or .png"
+    )
     parser.add_argument("--quick", action="store_true", help="the smallest setting, only to see that it works")
     parser.add_argument("--folder", type=Path, help="for the runs; a temporary folder by default")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for name in [arguments.what] if arguments.what else measures:
+    found: dict[str, list[Result]] = {}
+    if unknown := set(arguments.what) - set(measures):
+        parser.error(f"nothing is called {', '.join(sorted(unknown))}; there are {', '.join(measures)}")
+    for name in arguments.what or measures:
         with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="koinon-") as folder:
-            results = list(measures[name](arguments.quick, Path(folder)))
-        print(table(name, results), flush=True)
+            found[name] = list(measures[name](arguments.quick, Path(folder)))
+        print(table(name, found[name]), flush=True)
+    if arguments.draw is not None:
+        draw_clients(arguments.draw, found.get("clients", []), found.get("turns", []))
+
+
+def draw_clients(path: Path, sampled: Sequence[Result], in_turn: Sequence[Result]) -> None:
+    """Accuracy over epsilon where each client is protected."""
+    free = next((result.accuracy for result in sampled if result.guarantee is None), None)
+    curves = [
+        ("sampled in secret", sampled),
+        ("in turn, correlated noise", [result for result in in_turn if result.what.startswith("correlated")]),
+        ("in turn, independent noise", [result for result in in_turn if result.what.startswith("independent")]),
+    ]
+    drawn = [
+        (name, [(round(each.guarantee.epsilon, 1), each.accuracy) for each in results if each.guarantee is not None])
+        for name, results in curves
+    ]
+    draw(path, "test accuracy", [curve for curve in drawn if curve[1]], level=free)
 
 
 def table(name: str, results: Sequence[Result]) -> str:

@@ -16,13 +16,16 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """The lines of both tables, of one process."""
+    """The lines of all tables, of one process that draws as well."""
     folder = tmp_path_factory.mktemp("quick")
     command = [sys.executable, "-m", "benchmarks.private_accuracy", "--quick", "--folder", str(folder)]
+    command += ["--draw", str(folder / "curve.svg")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
-    records, clients = done.stdout.partition("\nrecords\n")[2].split("\n\nclients\n")
-    return {"records": records.splitlines(), "clients": clients.splitlines()}
+    assert "<svg" in (folder / "curve.svg").read_text()
+    records, _, others = done.stdout.partition("\nrecords\n")[2].partition("\n\nclients\n")
+    clients, _, turns = others.partition("\n\nturns\n")
+    return {"records": records.splitlines(), "clients": clients.splitlines(), "turns": turns.splitlines()}
 
 
 def test_every_line_tells_accuracy_and_seconds(tables: dict[str, list[str]]) -> None:
@@ -41,6 +44,13 @@ def test_records_are_trained_on_within_the_budget_by_every_recipe(tables: dict[s
 def test_clients_are_trained_on_with_noise_and_without(tables: dict[str, list[str]]) -> None:
     noisy, free = tables["clients"]
     assert f"at delta {CLIENTS_DELTA:g} per client" in noisy and free.endswith("without noise")
+
+
+def test_clients_in_turn_spend_the_same_with_either_noise(tables: dict[str, list[str]]) -> None:
+    independent, correlated = tables["turns"]
+    assert independent.partition("epsilon")[2][:4] == correlated.partition("epsilon")[2][:4]
+    assert "independent noise" in independent and "correlated noise" in correlated
+    assert all("replace-one neighbours, no sampling" in row for row in tables["turns"])
 
 
 def test_the_features_of_an_image_are_of_it_alone() -> None:

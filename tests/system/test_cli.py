@@ -21,7 +21,7 @@ from koinon.run.up import Trial
 COMMANDS = [
     "new", "simulate", "up", "serve", "join", "explain", "enroll new", "enroll approve", "enroll token",
     "enroll revoke", "enroll list", "runs list", "runs show", "runs resume", "runs verify", "runs export",
-    "data list", "data show", "ledger show", "ledger verify",
+    "data list", "data show", "ledger show", "ledger verify", "tune privacy", "tradeoff",
 ]  # fmt: skip
 RESULT = {"digest", "rounds", "metrics", "epsilon", "bytes_up", "bytes_down", "seconds", "path"}
 PATIENCE_S = 240.0
@@ -299,3 +299,22 @@ def test_noise_on_a_network_is_charged_on_server_and_nodes(koinon, app, tmp_path
         database.execute("DELETE FROM charges WHERE round = 3")
     assert "differ from what its log says" in koinon("ledger", "verify", "--home", str(home)).error(7)
     assert "there is no ledger" in koinon("ledger", "show").error(4)
+
+
+def test_privacy_is_tuned_and_its_price_is_told(koinon, app):
+    """The page, the picture and the advice; a second call makes no trial again; one clear line for what is wrong."""
+    search = "tune", "privacy", app("small"), "--clients", 20, "--rounds", 2, "--rate", 0.5, "--delta", 1e-3
+    said = koinon(*search, "--epsilon", 4, "--clip", 0.5)
+    assert said.code == 0 and "kn.GaussianNoise(" in said.out and "not charged" in said.out
+    assert said.err.count("epsilon 4") == 1
+    result = koinon(*search, "--epsilon", 4, "--clip", 0.5, "--json")
+    assert "epsilon 4" not in result.err
+    assert result.result["chosen"]["epsilon"] == 4 and "epsilon 3.9" in result.result["cost"]
+    assert all(Path(result.result[kind]).is_file() for kind in ("page", "picture"))
+    assert "there is no metric auc" in koinon(*search, "--clip", 0.5, "--metric", "auc").error(2)
+    assert "each > 0" in koinon(*search, "--epsilon", 0).error(2)
+    assert "take its noise out" in koinon("tune", "privacy", app("private")).error(2)
+    traded = koinon("tradeoff", *search[2:], "--epsilon", 8, "--clip", 0.5, "--json").result
+    assert [line["unit"] for line in traded["lines"]] == [None, "client", "client", "record"]
+    assert "per record" in traded["lines"][-1]["guarantee"] and Path(traded["page"]).is_file()
+    assert "nobody" in koinon("tradeoff", *search[2:], "--epsilon", 8, "--clip", 0.5).out

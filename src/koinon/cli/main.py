@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from koinon.cli import data, enroll, ledger, runs
+from koinon.cli import data, enroll, ledger, runs, tune
 from koinon.cli.network import join, serve, up
 from koinon.cli.study import explain, new, simulate
 from koinon.core.errors import KoinonError
@@ -25,6 +25,8 @@ app.command()(up)
 app.command()(serve)
 app.command()(join)
 app.command()(explain)
+app.command()(tune.tradeoff)
+app.add_typer(tune.app, name="tune")
 app.add_typer(enroll.app, name="enroll")
 app.add_typer(runs.app, name="runs")
 app.add_typer(ledger.app, name="ledger")

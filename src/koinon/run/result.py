@@ -85,6 +85,11 @@ class Run:
         """The first of `guarantees`: by the server's noise, else the clients' own, else their records'; None without noise."""
         return next((guarantee.epsilon for guarantee in self.guarantees.values()), None)
 
+    @property
+    def seconds(self) -> float:
+        """How long its rounds took together."""
+        return sum(record.seconds for record in self.history)
+
     def summary(self) -> dict[str, object]:
         """The run in one JSON object."""
         return {
@@ -96,7 +101,7 @@ class Run:
             "guarantees": {place: str(guarantee) for place, guarantee in self.guarantees.items()},
             "bytes_up": sum(record.bytes_up for record in self.history),
             "bytes_down": sum(record.bytes_down for record in self.history),
-            "seconds": round(sum(record.seconds for record in self.history), 3),
+            "seconds": round(self.seconds, 3),
             "path": str(self.path),
         }
 

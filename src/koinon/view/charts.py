@@ -12,6 +12,7 @@ Point: TypeAlias = tuple[float, float]
 WIDTH, HEIGHT = 320, 150
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 22
 SPARK_WIDTH, SPARK_HEIGHT = 96, 24
+TONES = ("score", "loss", "cost")
 
 
 def line_chart(label: str, points: Sequence[Point], tone: str = "score") -> Html:
@@ -33,6 +34,42 @@ def line_chart(label: str, points: Sequence[Point], tone: str = "score") -> Html
         element("polyline", points=_path(thin(points, 150), x, y), class_=f"curve {tone}"),
         element("circle", cx=_place(x(end[0])), cy=_place(y(end[1])), r=3.5, class_=f"end {tone}"),
     )
+
+
+def frontier_chart(
+    label: str, curves: Sequence[tuple[str, Sequence[Point]]], dots: Sequence[Point] = (), level: float | None = None
+) -> Html:
+    """Curves of a value over epsilon, on a logarithmic axis.
+
+    Args:
+        label: The text alternative.
+        curves: At most three: a name, and points (epsilon > 0, value) by ascending epsilon.
+        dots: Single points besides.
+        level: Where a dashed line crosses, if it does: the value without noise.
+    """
+    points = [point for _, curve in curves for point in curve] + list(dots)
+    heights = [height for _, height in points] + ([] if level is None else [level])
+    marks = ticks(min(heights), max(heights))
+    budgets = sorted({epsilon for epsilon, _ in points})
+    across = _scale(math.log(budgets[0]), math.log(budgets[-1]), LEFT + 8, WIDTH - RIGHT - 8)
+    y = _scale(marks[0], marks[-1], HEIGHT - BOTTOM, TOP)
+
+    def x(epsilon: float) -> float:
+        return across(math.log(epsilon))
+
+    parts = [
+        *_axis(marks, y, "{:.6g}".format),
+        *(_text(x(each), HEIGHT - 6, f"{each:g}", "middle") for each in budgets),
+    ]
+    if level is not None:
+        height = _place(y(level))
+        parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=height, y2=height, class_="level"))
+    parts += [element("circle", cx=_place(x(e)), cy=_place(y(v)), r=2, class_="dot") for e, v in dots]
+    for tone, (name, curve) in zip(TONES, curves, strict=False):
+        parts.append(element("polyline", points=_path(curve, x, y), class_=f"curve {tone}"))
+        ends = (element("circle", cx=_place(x(e)), cy=_place(y(v)), r=3, class_=f"end {tone}") for e, v in curve)
+        parts.append(element("g", element("title", name), *ends))
+    return _figure(label, *parts)
 
 
 def bar_chart(label: str, bars: Sequence[Point], show: Callable[[float], str], tone: str = "cost") -> Html:

@@ -1,20 +1,19 @@
-"""A run as one HTML page that a person reads: no script, no request to anywhere, nothing but the file itself."""
+"""A run as one HTML page that a person reads."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from statistics import median
 
-from koinon.core.errors import AdmissionError, Unavailable
+from koinon.core.errors import AdmissionError
 from koinon.core.types import ClientId, canonical
-from koinon.durable.checkpoint import replacing
 from koinon.durable.history import RoundRecord, RunInfo, Values
 from koinon.durable.spending import guarantees
 from koinon.view import charts, figures, participation
 from koinon.view.charts import Point
 from koinon.view.markup import Html, element, join, table
+from koinon.view.page import page, write_page
 
 SHOWN_ROUNDS = 1000
 """Rounds in the table of numbers; of a longer run, the last ones."""
@@ -62,12 +61,7 @@ def write(path: Path, info: RunInfo, history: Sequence[RoundRecord], comparisons
     Raises:
         Unavailable: if the file cannot be written.
     """
-    page = render(info, history, comparisons)
-    try:
-        with replacing(path) as temporary:
-            temporary.write_text(page, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise Unavailable(f"cannot write the report {path}: {error.strerror}; check the folder and the disk") from error
+    write_page(path, render(info, history, comparisons))
 
 
 def render(info: RunInfo, history: Sequence[RoundRecord], comparisons: Sequence[Comparison] = ()) -> str:
@@ -78,16 +72,8 @@ def render(info: RunInfo, history: Sequence[RoundRecord], comparisons: Sequence[
         history: Its closed rounds, in order; may be empty.
         comparisons: Tables to set beside the learning curves.
     """
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content="default-src 'none'; style-src 'unsafe-inline'"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", f"{figures.line(info.id)} · {figures.line(info.app)} · Koinon"),
-        element("style", Html(resources.files(__package__).joinpath("report.css").read_text("utf-8"))),
-    )
-    main = element("main", *_sections(info, history, comparisons))
-    return f'<!DOCTYPE html>\n<html lang="en">\n{head}\n{element("body", main)}\n</html>\n'
+    title = f"{figures.line(info.id)} · {figures.line(info.app)}"
+    return page(title, _sections(info, history, comparisons))
 
 
 def _sections(info: RunInfo, history: Sequence[RoundRecord], comparisons: Sequence[Comparison]) -> Iterable[Html]:

@@ -34,6 +34,7 @@ faults: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps byzfl==0.0.11  # an oracle of tests; it would bring another PyTorch
 	touch $@
 
 clean:

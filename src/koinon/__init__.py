@@ -4,7 +4,14 @@ import koinon as kn
 """
 
 from koinon import data, privacy
+from koinon.aggregate.clipping import CenteredClipping, NormClipping
+from koinon.aggregate.coordinatewise import MeanAroundMedian, Median, TrimmedMean
+from koinon.aggregate.distance import CAF, FABA, Bulyan, Krum, MinimumDiameter, MultiKrum
+from koinon.aggregate.filtering import FLAME, DnC, FoolsGold, SignGuard
+from koinon.aggregate.geometric import GeometricMedian
 from koinon.aggregate.mean import Mean
+from koinon.aggregate.mixing import AdaptiveRobustClipping, Bucketing, NearestNeighborMixing
+from koinon.aggregate.rooted import FLTrust, Zeno
 from koinon.core.errors import (
     AdmissionError,
     ClientFailed,
@@ -32,19 +39,27 @@ from koinon.update.adaptive import AdaptiveClip
 from koinon.update.clip import Clip, ClipL1, ClipLayers
 from koinon.update.codec import Float32
 from koinon.update.correlated import CorrelatedNoise
+from koinon.update.momentum import Momentum
 from koinon.update.noise import GaussianNoise, LaplaceNoise, Local
 from koinon.update.weight import Weight
 
 __all__ = [
     "AUROC",
+    "CAF",
     "DPSGD",
+    "FABA",
+    "FLAME",
     "IID",
     "R2",
     "Accuracy",
     "AdaptiveClip",
+    "AdaptiveRobustClipping",
     "AdmissionError",
+    "Bucketing",
     "Budget",
+    "Bulyan",
     "Calibration",
+    "CenteredClipping",
     "ClientFailed",
     "Clip",
     "ClipL1",
@@ -52,19 +67,31 @@ __all__ = [
     "CorrelatedNoise",
     "DataSet",
     "Dirichlet",
+    "DnC",
     "EqualDirichlet",
     "Evaluation",
     "Everyone",
+    "FLTrust",
     "Federation",
     "Float32",
+    "FoolsGold",
     "GaussianNoise",
+    "GeometricMedian",
     "KoinonError",
+    "Krum",
     "LaplaceNoise",
     "Local",
     "Mean",
     "MeanAbsoluteError",
+    "MeanAroundMedian",
     "MeanSquaredError",
+    "Median",
+    "MinimumDiameter",
+    "Momentum",
+    "MultiKrum",
     "Natural",
+    "NearestNeighborMixing",
+    "NormClipping",
     "Poisson",
     "PolicyRefused",
     "Population",
@@ -74,14 +101,17 @@ __all__ = [
     "Run",
     "Samples",
     "Shards",
+    "SignGuard",
     "Strategy",
     "TorchLearner",
+    "TrimmedMean",
     "Unavailable",
     "Uniform",
     "VerificationFailed",
     "Weight",
     "Weighted",
     "Yogi",
+    "Zeno",
     "calibrate",
     "data",
     "fedadagrad",

@@ -4,15 +4,18 @@ A round's updates are a matrix `[n, D]`, one row for each client in canonical or
 `Rows` gives it by column blocks, from files or from a tensor, as often as a rule wants to pass over it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
-from koinon.core.types import Spec, Vector
+from koinon.core.types import ClientId, Spec, Vector
 
 State: TypeAlias = Any
+
+Memory: TypeAlias = Mapping[str, torch.Tensor]
+"""What a rule keeps from round to round, by name, so that it can be saved with the run."""
 
 
 class Rows(Protocol):
@@ -63,6 +66,50 @@ class Reducer(Protocol):
         Raises:
             ValueError: if there are too few rows for the rule.
         """
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a rule may know of a round besides its updates.
+
+    Attributes:
+        number: From 1.
+        clients: Whose update each row is.
+        rng: Draws that others may know, since they follow from the run's seed.
+        root: The update that the server makes by itself from the rule's `root` data; None where it has none.
+    """
+
+    number: int
+    clients: tuple[ClientId, ...]
+    rng: torch.Generator
+    root: Vector | None = None
+
+
+@runtime_checkable
+class Contextual(Reducer, Protocol):
+    """A rule that remembers earlier rounds, draws, or asks whose update is whose."""
+
+    def start(self, length: int) -> Memory:
+        """The memory before the first round; names without slashes."""
+
+    def reduce_round(self, memory: Memory, rows: Rows, round: Round) -> tuple[Memory, Vector]:
+        """The next memory, and one update of all; float32 `[D]`.
+
+        Raises:
+            ValueError: if there are too few rows for the rule.
+        """
+
+
+def reduced(reducer: Reducer, memory: Memory, rows: Rows, round: Round) -> tuple[Memory, Vector]:
+    """A round by any rule: the next memory, and one update of all."""
+    if isinstance(reducer, Contextual):
+        return reducer.reduce_round(memory, rows, round)
+    return memory, reducer.reduce(rows)
+
+
+def block(rows: Rows, start: int, stop: int) -> torch.Tensor:
+    """Columns `start .. stop` of all rows at once; float32 `[n, stop - start]`, not to be changed."""
+    return rows.updates[:, start:stop] if isinstance(rows, Matrix) else torch.stack(list(rows.columns(start, stop)))
 
 
 @runtime_checkable

@@ -32,12 +32,14 @@ class ServerState:
         optimizer: The server optimizer's tensors by name.
         stages: The stages' tensors by name.
         clients: In simulation, the stages' tensors of the clients, by `client/name`.
+        reducer: What the rule for many updates remembers, by name.
     """
 
     model: Vector
     optimizer: Mapping[str, torch.Tensor]
     stages: Mapping[str, torch.Tensor]
     clients: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    reducer: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def save(path: Path, state: ServerState) -> None:
@@ -46,6 +48,7 @@ def save(path: Path, state: ServerState) -> None:
     tensors |= {f"optimizer/{name}": tensor for name, tensor in state.optimizer.items()}
     tensors |= {f"stages/{name}": tensor for name, tensor in state.stages.items()}
     tensors |= {f"clients/{name}": tensor for name, tensor in state.clients.items()}
+    tensors |= {f"reducer/{name}": tensor for name, tensor in state.reducer.items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary)
 
@@ -56,7 +59,7 @@ def load(path: Path) -> ServerState:
     Raises:
         VerificationFailed: if the file is missing or damaged.
     """
-    rooms: dict[str, dict[str, torch.Tensor]] = {"optimizer": {}, "stages": {}, "clients": {}}
+    rooms: dict[str, dict[str, torch.Tensor]] = {"optimizer": {}, "stages": {}, "clients": {}, "reducer": {}}
     try:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - not a mapping

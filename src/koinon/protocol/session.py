@@ -210,11 +210,11 @@ def _final(state: SessionState, node: ClientId) -> tuple[Effect, ...]:
 
 def _opened(terms: Terms, state: SessionState) -> Step:
     present = state.present
-    if len(present) < terms.minimum_nodes:
+    if len(present) < max(terms.minimum_nodes, terms.least if terms.minimum_nodes else 0):
         return state, ()
     number = state.completed + 1
     cohort = tuple(canonical(terms.draw(number, _sizes(state, present))))
-    least = min(1, len(cohort))
+    least = terms.least if cohort else 0
     wanted = max(least, math.ceil(len(cohort) / (1 + terms.over_selection) - 1e-9))
     needed = max(least, math.ceil(wanted * terms.quorum - 1e-9))
     if terms.secret_cohort is not None:

@@ -26,6 +26,7 @@ class Terms:
         deadline_s: Session seconds that a cohort has to answer.
         silence_s: Session seconds without a sign of life after which a node is cut.
         update_bytes: Bytes that an update must have, None when the codec decides.
+        least: Updates without which a round cannot be added up; it opens with no fewer nodes, and waits for as many.
         secret_cohort: Where privacy counts on nobody knowing who takes part: how many a cohort has on average, which
             nodes are told in place of the number. A round is then exactly those who were drawn, nobody is asked beyond
             them, and it closes with whoever answered; over-selection and quorum mean nothing. None elsewhere.
@@ -39,6 +40,7 @@ class Terms:
     deadline_s: float = 600.0
     silence_s: float = 45.0
     update_bytes: int | None = None
+    least: int = 1
     secret_cohort: int | None = None
 
 
@@ -98,7 +100,7 @@ def waiting_for(terms: Terms, state: SessionState) -> str:
         away = [node for node, member in state.members.items() if not member.delivered]
         return f"{', '.join(canonical(away))} to fetch the final model" if away else ""
     if state.round is None:
-        missing = terms.minimum_nodes - len(state.present)
+        missing = max(terms.minimum_nodes, terms.least) - len(state.present)
         return f"{missing} more node{'s' if missing > 1 else ''} to join" if missing > 0 else ""
     if state.round.closing:
         return f"round {state.round.number} to be added up"

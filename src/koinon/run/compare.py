@@ -18,7 +18,7 @@ from koinon.durable.history import Values
 from koinon.evaluate.evaluation import Evaluation, on_client
 from koinon.federation import Federation
 from koinon.learn.learner import Learner
-from koinon.run.work import EncodedRows, advance, first_state, held, train
+from koinon.run.work import EncodedRows, advance, aggregated, first_state, held, train
 from koinon.update.codec import InMemory
 from koinon.view.report import Comparison
 
@@ -85,7 +85,7 @@ def _trained(federation: Federation, owner: ClientId, data: DataSet, seed: int) 
         told = strategy.stages.tell(server.stages)
         local = train(federation, seed, noise, round, owner, server.model, data, state, told)
         rows = EncodedRows(strategy.codec, [InMemory(local.encoded)], [local.weight], federation.carried)
-        total = strategy.reducer.reduce(held(federation, rows))
+        server, total = aggregated(federation, seed, round, server, [owner], held(federation, rows))
         server = advance(federation, seed, noise, round, server, total, rows.weights)
         state = local.state
     return server.model

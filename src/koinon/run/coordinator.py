@@ -47,7 +47,7 @@ from koinon.protocol.messages import Blob, Chunk, Continue
 from koinon.protocol.round import RoundState
 from koinon.protocol.state import SessionState, Terms
 from koinon.run.allocator import give_back
-from koinon.run.work import EncodedRows, advance, draw, first_state, held
+from koinon.run.work import EncodedRows, advance, aggregated, draw, first_state, held
 from koinon.strategy.protection import check_enough
 from koinon.update.codec import OnDisk
 from koinon.update.stage import Told
@@ -142,6 +142,7 @@ class Coordinator:
             draw=self._draw,
             update_bytes=size,
             secret_cohort=self.federation.strategy.secret_cohort,
+            least=self.federation.strategy.least,
             **{name: getattr(self.settings, name) for name in Settings.__dataclass_fields__},
         )
         strategy = self.federation.strategy
@@ -311,7 +312,7 @@ class Coordinator:
             weights = [offer.weight for offer in job.offers]
             encoded = EncodedRows(strategy.codec, [OnDisk(path) for path in paths], weights, self.federation.carried)
             rows = held(self.federation, encoded)
-            total = strategy.reducer.reduce(rows)
+            state, total = aggregated(self.federation, self.info.seed, job.round, state, job.accepted, rows)
             state = advance(self.federation, self.info.seed, self.noise, job.round, state, total, rows.weights)
             if not finite(state.model):
                 raise ClientFailed(f"the model after round {job.round} is not finite; bound updates by kn.Clip")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from koinon.aggregate.rule import Rule
 from koinon.core.errors import PolicyRefused
 from koinon.durable.spending import Release
 from koinon.federation import Federation
@@ -80,7 +81,7 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
         ("strategy", f"{strategy.name}, {rounds}"),
         *_privacy(spent),
         ("secure aggregation", "none: the server sees each update" if spec.visible else "the server sees only sums"),
-        ("liars tolerated", f"0: {type(strategy.reducer).__name__} follows any one of them anywhere"),
+        ("liars tolerated", _liars(federation)[1]),
         ("bound on an update", bound),
         ("bound on a node's weight", weight),
         ("bytes from a node, a round", "depends on the update" if up is None else f"{up:,} and framing"),
@@ -89,7 +90,7 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
         *((("the owner's policy", _verdict(federation, policy)),) if policy is not None else ()),
     )
     epsilon = next((guarantee.epsilon for guarantee in spent.values()), None)
-    return Explanation(learns, facts, epsilon, 0, up, down)
+    return Explanation(learns, facts, epsilon, _liars(federation)[0], up, down)
 
 
 _NOISE: Mapping[Place, str] = {
@@ -97,6 +98,17 @@ _NOISE: Mapping[Place, str] = {
     "client": "noise by every client on its own update",
     "record": "noise by every client on its records' gradients",
 }
+
+
+def _liars(federation: Federation) -> tuple[int, str]:
+    """How many of a round's clients may lie, and in words; of cohorts whose size nobody knows, the least there can be."""
+    reducer, cohort = federation.strategy.reducer, federation.spec.cohort
+    name = type(reducer).__name__
+    if not isinstance(reducer, Rule):
+        return 0, f"0: {name} follows any one of them anywhere"
+    updates = reducer.least if cohort is None else int(cohort)
+    tolerated = reducer.tolerates(updates)
+    return tolerated, f"{tolerated} of {updates} updates: {name}, which needs at least {reducer.least}"
 
 
 def _server(federation: Federation, spent: Mapping[Place, Guarantee]) -> str:

@@ -43,7 +43,7 @@ from koinon.run.app import new_run_id
 from koinon.run.coordinator import TRAINING
 from koinon.run.engine import Engine, InProcess, MakeEngine
 from koinon.run.result import Run
-from koinon.run.work import ClientState, Local, advance, draw, first_state, held
+from koinon.run.work import ClientState, Local, advance, aggregated, draw, first_state, held
 from koinon.strategy.protection import check_enough
 from koinon.update.codec import InMemory
 from koinon.update.stage import Told
@@ -156,7 +156,7 @@ class _Simulation:
         self.store = store
         self.engine = engine
         self.progress = progress
-        self.terms = Terms(info.rounds, self._draw, minimum_nodes=0, quorum=_ANY)
+        self.terms = Terms(info.rounds, self._draw, minimum_nodes=0, quorum=_ANY, least=federation.strategy.least)
         self.server = self._restored()
         completed = store.completed()
         model = Blob(checkpoint.digest(self.server.model), 4 * info.parameters)
@@ -205,8 +205,7 @@ class _Simulation:
             for client, result in self.engine.train(opened.round, opened.cohort, model, states, told):
                 gathered.take(client, result)
             if not gathered.closing:
-                reasons = "; ".join(f"{part.client}: {part.reason}" for part in gathered.parts[:3])
-                raise ClientFailed(f"every client of round {opened.round} failed, e.g. {reasons}")
+                raise ClientFailed(gathered.shortage())
         if opened.cohort or self.federation.protections:
             self.server = gathered.advanced(self.server)
         return self._close(opened, gathered, began)
@@ -282,13 +281,25 @@ class _Gathered:
         step(Received(client, Leave("")))
         self.closing |= any(isinstance(effect, Close) for effect in effects)
 
+    def shortage(self) -> str:
+        """Why the round cannot close."""
+        failed = [f"{part.client}: {part.reason}" for part in self.parts if part.outcome != "accepted"]
+        reasons = f", e.g. {'; '.join(failed[:3])}" if failed else ""
+        if not self._weights:
+            return f"every client of round {self._round} failed{reasons}"
+        rule, least = type(self._reducer).__name__, self._simulation.terms.least
+        return f"round {self._round} has {len(self._weights)} updates, and {rule} needs {least}{reasons}"
+
     def advanced(self, server: ServerState) -> ServerState:
         """The server's next state."""
+        federation, seed = self._simulation.federation, self._simulation.info.seed
         if isinstance(self._reducer, Summing):
             total = self._reducer.finish(self._sum)
         else:
-            total = self._reducer.reduce(Matrix(torch.stack(self._rows), self._weights))
-        federation, seed = self._simulation.federation, self._simulation.info.seed
+            updates = torch.stack(self._rows) if self._rows else torch.empty(0, self._length)
+            clients = [part.client for part in self.parts if part.outcome == "accepted"]
+            rows = Matrix(updates, self._weights)
+            server, total = aggregated(federation, seed, self._round, server, clients, rows)
         advanced = advance(federation, seed, Noise.seeded(seed), self._round, server, total, self._weights)
         return replace(advanced, clients={**server.clients, **self._states})
 

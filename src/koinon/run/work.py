@@ -1,12 +1,12 @@
 """The two pieces of work of a round: what a client does and what the server does. Every runtime calls these."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from koinon.aggregate.bounded import Bounded
-from koinon.aggregate.reducer import Rows
+from koinon.aggregate.reducer import Contextual, Round, Rows, reduced
 from koinon.core.errors import ClientFailed
 from koinon.core.noise import Noise
 from koinon.core.rng import generator
@@ -45,8 +45,12 @@ class Local:
 def first_state(federation: Federation, seed: int) -> ServerState:
     """The server's state before round 1."""
     learner, strategy = federation.learner, federation.strategy
+    reducer = strategy.reducer
     return ServerState(
-        learner.initial(seed), strategy.server.init(learner.layout.length), strategy.stages.init(learner.layout)
+        learner.initial(seed),
+        strategy.server.init(learner.layout.length),
+        strategy.stages.init(learner.layout),
+        reducer=reducer.start(federation.carried) if isinstance(reducer, Contextual) else {},
     )
 
 
@@ -114,6 +118,39 @@ def train(
     return Local(encoded, float(update.weight), int(update.examples), metrics | dict(update.metrics), state)
 
 
+def aggregated(
+    federation: Federation, seed: int, round: int, state: ServerState, clients: Sequence[ClientId], rows: Rows
+) -> tuple[ServerState, Vector]:
+    """A round's updates as one, and the server's state with what the rule then remembers.
+
+    Args:
+        clients: Whose update each row is, in canonical order. Nobody's come to zeros.
+
+    Raises:
+        ClientFailed: if there are too few for the rule.
+    """
+    if not clients:
+        return state, torch.zeros(rows.length)
+    reducer = federation.strategy.reducer
+    own = _own_update(federation, seed, round, state.model)
+    known = Round(round, tuple(clients), generator(seed, "aggregate", round), own)
+    try:
+        memory, total = reduced(reducer, state.reducer, rows, known)
+    except ValueError as error:
+        raise ClientFailed(f"round {round} cannot be added up: {error}") from error
+    return replace(state, reducer=memory), total
+
+
+def _own_update(federation: Federation, seed: int, round: int, model: Vector) -> Vector | None:
+    """What the server makes of the data that the rule trusts, trained as a client trains; None where it trusts none."""
+    root = getattr(federation.strategy.reducer, "root", None)
+    if root is None:
+        return None
+    data = DataSet.of(root() if callable(root) else root).train
+    task = LocalTask(round, federation.strategy.correction)
+    return federation.learner.train(model, data, task, generator(seed, "root", round)).delta
+
+
 def advance(
     federation: Federation,
     seed: int,
@@ -135,7 +172,7 @@ def advance(
     )
     stages, total = strategy.stages.on_server(state.stages, total, cohort, context)
     optimizer, model = strategy.server.step(state.optimizer, state.model, total)
-    return ServerState(model, optimizer, stages)
+    return replace(state, model=model, optimizer=optimizer, stages=stages)
 
 
 def held(federation: Federation, rows: Rows) -> Rows:

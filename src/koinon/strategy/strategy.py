@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from koinon.aggregate.mean import Mean
 from koinon.aggregate.reducer import Reducer
+from koinon.aggregate.rule import Rule
 from koinon.core.types import Spec
 from koinon.learn.corrections import Correction
 from koinon.server.optimizer import ServerOptimizer
@@ -68,6 +69,11 @@ class Strategy:
     def separation(self) -> int:
         """Rounds from one participation of a client to its next, at least; 1 where nothing counts on it."""
         return separation_of(self.stages) or 1
+
+    @property
+    def least(self) -> int:
+        """Updates without which a round cannot be added up."""
+        return self.reducer.least if isinstance(self.reducer, Rule) else 1
 
     def carried(self, length: int) -> int:
         """Coordinates of an update on its way, for a model of `length`: as many, and one more where clipped ones are counted."""

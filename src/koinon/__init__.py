@@ -3,7 +3,7 @@
 import koinon as kn
 """
 
-from koinon import data, privacy
+from koinon import attack, data, privacy
 from koinon.aggregate.clipping import CenteredClipping, NormClipping
 from koinon.aggregate.coordinatewise import MeanAroundMedian, Median, TrimmedMean
 from koinon.aggregate.distance import CAF, FABA, Bulyan, Krum, MinimumDiameter, MultiKrum
@@ -29,6 +29,7 @@ from koinon.learn.metrics import AUROC, R2, Accuracy, MeanAbsoluteError, MeanSqu
 from koinon.learn.torch import TorchLearner
 from koinon.privacy.budget import Budget
 from koinon.privacy.calibrate import Calibration, calibrate
+from koinon.run.attacked import Attacked
 from koinon.run.result import Run
 from koinon.run.simulate import simulate
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform, Weighted
@@ -55,6 +56,7 @@ __all__ = [
     "AdaptiveClip",
     "AdaptiveRobustClipping",
     "AdmissionError",
+    "Attacked",
     "Bucketing",
     "Budget",
     "Bulyan",
@@ -112,6 +114,7 @@ __all__ = [
     "Weighted",
     "Yogi",
     "Zeno",
+    "attack",
     "calibrate",
     "data",
     "fedadagrad",

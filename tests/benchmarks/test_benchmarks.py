@@ -48,3 +48,15 @@ def test_the_servers_memory_does_not_grow_by_a_model_for_each_node(tmp_path: Pat
     base = memory.without_nodes(tmp_path / "base")
     assert many - few < 0.5 * model
     assert many < base + 3 * model + memory.ALLOWANCE_MIB
+
+
+def test_the_grid_of_attacks_goes_on_where_it_was(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.robust_grid", "--quick", "--folder", str(tmp_path)]
+    first = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=300)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("points lost") == 2
+    kept = tmp_path / "cells.jsonl"
+    lines = kept.read_text().splitlines()
+    kept.write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:20])  # killed while it wrote
+    again = subprocess.run([*command, "--draw", str(tmp_path / "map.svg")], capture_output=True, text=True, cwd=ROOT)
+    assert again.stdout == first.stdout and "<svg" in (tmp_path / "map.svg").read_text()

@@ -13,6 +13,7 @@ import pytest
 import typer
 
 import koinon
+import koinon.attack
 import koinon.data
 from koinon.cli.main import INTERRUPTED, UNEXPECTED, app
 from koinon.core import errors
@@ -63,11 +64,11 @@ def test_every_public_name_is_in_the_reference():
     described = [pkgutil.resolve_name(path) for path in re.findall(r"^::: (\S+)", text("reference", "python.md"), re.M)]
     public = {
         f"{module.__name__}.{name}": getattr(module, name)
-        for module in (koinon, koinon.data, koinon.privacy)
+        for module in (koinon, koinon.attack, koinon.data, koinon.privacy)
         for name in module.__all__
     }
     public |= {f"koinon.{name}": pkgutil.resolve_name(f"koinon.{name}") for name in PROTOCOLS}
-    elsewhere = [koinon.data, koinon.privacy, *ERRORS]
+    elsewhere = [koinon.attack, koinon.data, koinon.privacy, *ERRORS]
     assert [
         path for path, thing in public.items() if not any(thing is other for other in (*described, *elsewhere))
     ] == []

@@ -1,0 +1,113 @@
+"""Liars in a simulation: some clients of a population, who know each other and what the honest ones send."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from koinon.aggregate.reducer import Matrix
+from koinon.attack.attack import Attack, Known, Rule
+from koinon.core.errors import AdmissionError, ClientFailed
+from koinon.core.noise import Noise
+from koinon.core.rng import generator
+from koinon.core.types import ClientId, Vector, finite
+from koinon.data.population import Population
+from koinon.federation import Federation
+from koinon.run.engine import Engine
+from koinon.run.work import ClientState, Local, train
+from koinon.update.codec import InMemory
+from koinon.update.stage import Told
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """An engine for `kn.simulate` in which some clients lie; the last ones of the population.
+
+    Attributes:
+        attack: What they do.
+        liars: How many of the population, >= 0.
+
+    Raises:
+        AdmissionError: if there are fewer than 0.
+    """
+
+    attack: Attack
+    liars: int
+
+    def __post_init__(self) -> None:
+        if self.liars < 0:
+            raise AdmissionError(f"there cannot be {self.liars} liars; give 0 or more")
+
+    def __call__(self, federation: Federation, population: Population, seed: int) -> Engine:
+        """The engine.
+
+        Raises:
+            AdmissionError: if all clients would lie.
+        """
+        if self.liars >= len(population):
+            raise AdmissionError(
+                f"of {len(population)} clients at least one must be honest, and {self.liars} are to lie"
+            )
+        first = len(population) - self.liars
+        return _Attacked(self.attack, federation, population, seed, frozenset(population.ids[first:]))
+
+
+@dataclass(frozen=True)
+class _Attacked:
+    attack: Attack
+    federation: Federation
+    population: Population
+    seed: int
+    liars: frozenset[ClientId]
+
+    def train(
+        self, round: int, cohort: Sequence[ClientId], model: Vector, states: Mapping[ClientId, ClientState], told: Told
+    ) -> Iterator[tuple[ClientId, Local | ClientFailed]]:
+        """The honest are trained first; then the liars make up what they send."""
+        made: dict[ClientId, Local | ClientFailed] = {}
+        for client in cohort:
+            data = self.population[client]
+            if client in self.liars:
+                data = self.attack.poisoned(data, generator(self.seed, "poison", 0, client))
+            noise = Noise.seeded(self.seed)
+            try:
+                made[client] = train(
+                    self.federation, self.seed, noise, round, client, model, data, states[client], told
+                )
+            except ClientFailed as failure:
+                made[client] = failure
+        yield from {**made, **self._lies(round, made)}.items()
+
+    def _lies(self, round: int, made: Mapping[ClientId, Local | ClientFailed]) -> dict[ClientId, Local | ClientFailed]:
+        sent = {client: local for client, local in made.items() if isinstance(local, Local)}
+        honest = [self._decoded(local) for client, local in sent.items() if client not in self.liars]
+        lying = {client: local for client, local in sent.items() if client in self.liars}
+        if not honest or not lying:
+            return {}
+        own = torch.stack([self._decoded(local) for local in lying.values()])
+        rng = generator(self.seed, "attack", round)
+        lies = self.attack.lies(Known(torch.stack(honest), own, rule_of(self.federation), round, rng))
+        return {
+            client: told_by(self.federation, self.seed, round, client, local, lie)
+            for (client, local), lie in zip(lying.items(), lies, strict=True)
+        }
+
+    def _decoded(self, local: Local) -> Vector:
+        length = self.federation.carried
+        return self.federation.strategy.codec.decode(InMemory(local.encoded), length, 0, length)
+
+
+def rule_of(federation: Federation) -> Rule:
+    """The federation's rule as liars know it: without its memory, and its draws those of a first round."""
+    reducer = federation.strategy.reducer
+    return lambda updates: reducer.reduce(Matrix(updates, [1.0] * len(updates)))
+
+
+def told_by(
+    federation: Federation, seed: int, round: int, client: ClientId, local: Local, lie: Vector
+) -> Local | ClientFailed:
+    """A lie as it is sent; what is not finite the server refuses."""
+    if not finite(lie):
+        return ClientFailed(f"the update of round {round} is not finite")
+    encoded = federation.strategy.codec.encode(lie.contiguous(), generator(seed, "codec", round, client))
+    return replace(local, encoded=encoded)

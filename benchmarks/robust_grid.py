@@ -57,20 +57,24 @@ def rules(f: int) -> dict[str, Reducer]:
     }
 
 
-def accuracy(data: kn.DataSet, cell: Cell, rounds: int, folder: Path) -> float:
-    """What a cell comes to: test accuracy after the last round."""
-    rule, attack, share, mix = cell
-    liars = round(share * CLIENTS)
-    reducer = rules(liars)[rule]
-    learner = kn.TorchLearner(
+def learner() -> kn.TorchLearner:
+    """What every client trains."""
+    return kn.TorchLearner(
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10)),
         nn.CrossEntropyLoss(),
         functools.partial(torch.optim.SGD, lr=0.2),
         batch_size=EXAMPLES // STEPS,
         metrics=(kn.Accuracy(),),
     )
+
+
+def accuracy(data: kn.DataSet, cell: Cell, rounds: int, folder: Path) -> float:
+    """What a cell comes to: test accuracy after the last round."""
+    rule, attack, share, mix = cell
+    liars = round(share * CLIENTS)
+    reducer = rules(liars)[rule]
     strategy = kn.fedavg(stages=(kn.Momentum(0.9),), reducer=reducer)
-    made = kn.Federation(learner, strategy, rounds, kn.Evaluation(data.test, every=rounds, federated=False))
+    made = kn.Federation(learner(), strategy, rounds, kn.Evaluation(data.test, every=rounds, federated=False))
     population = data.split(kn.EqualDirichlet(mix), clients=CLIENTS, seed=0)
     engine = kn.Attacked(ATTACKS[attack], liars) if attack else kn.Attacked(Attack(), 0)
     with tempfile.TemporaryDirectory(dir=folder) as runs:
@@ -147,7 +151,7 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     path = arguments.folder / "cells.jsonl"
-    data = _random() if arguments.quick else _subset(kn.data.load("fashion-mnist"))
+    data = images(arguments.quick)
     found = kept(path)
     for cell in cells(arguments.quick):
         if cell not in found:
@@ -160,17 +164,16 @@ def main() -> None:
         draw(arguments.draw, found)
 
 
-def _subset(data: kn.DataSet) -> kn.DataSet:
-    """As many images as the clients hold."""
+def images(quick: bool) -> kn.DataSet:
+    """As many images as the clients hold, and all that there are to test on; or random ones."""
+    if quick:
+        rng = generator(0, "random")
+        inputs, targets = torch.rand(2400, 1, 28, 28, generator=rng), torch.randint(10, (2400,), generator=rng)
+        return kn.DataSet(kn.Samples(inputs[:2000], targets[:2000]), kn.Samples(inputs[2000:], targets[2000:]))
+    data = kn.data.load("fashion-mnist")
     chosen = torch.randperm(len(data.train), generator=generator(0, "grid"))[: CLIENTS * EXAMPLES]
     inputs, targets = data.train.batch(chosen)
     return kn.DataSet(kn.Samples(inputs, targets), data.test)
-
-
-def _random() -> kn.DataSet:
-    rng = generator(0, "random")
-    inputs, targets = torch.rand(2400, 1, 28, 28, generator=rng), torch.randint(10, (2400,), generator=rng)
-    return kn.DataSet(kn.Samples(inputs[:2000], targets[:2000]), kn.Samples(inputs[2000:], targets[2000:]))
 
 
 if __name__ == "__main__":

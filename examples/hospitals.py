@@ -1,6 +1,10 @@
-"""Heart disease in four real hospitals: `koinon up examples/hospitals.py --nodes 4`, or `make demo`."""
+"""Heart disease in four real hospitals: `koinon up examples/hospitals.py --nodes 4`, or `make demo`.
+
+With liars, two nodes for each hospital: `koinon up examples/hospitals.py:robust --nodes 8 --attack SignFlip:10 --liars 2`.
+"""
 
 import functools
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -27,9 +31,21 @@ federation = kn.Federation(
 )
 
 
+robust = replace(federation, strategy=kn.fedavg(reducer=kn.Quarantine(kn.NearestNeighborMixing(kn.TrimmedMean(2), 2))))
+
+
 def population(clients=4):
-    """Everyone at once, for a simulation: one client per hospital, each with its own train and test part."""
-    return kn.data.load("heart-disease").split(kn.Natural(), clients)
+    """One client per hospital, each with its own train and test part; more are so many parts of each hospital's patients."""
+    hospitals = kn.data.load("heart-disease").split(kn.Natural())
+    if clients <= len(hospitals):
+        return hospitals.first(clients)
+    parts = -(-clients // len(hospitals))
+
+    def part(name, place):
+        whole = hospitals[name]
+        return kn.DataSet(whole.train.subset(range(place, len(whole.train), parts)), whole.test)
+
+    return kn.Population.of({f"{name}-{n + 1}": part(name, n) for n in range(parts) for name in hospitals.ids})
 
 
 def data(source):

@@ -6,6 +6,7 @@ import koinon as kn
 from koinon import attack, data, privacy
 from koinon.aggregate.clipping import CenteredClipping, NormClipping
 from koinon.aggregate.coordinatewise import MeanAroundMedian, Median, TrimmedMean
+from koinon.aggregate.detect import Quarantine
 from koinon.aggregate.distance import CAF, FABA, Bulyan, Krum, MinimumDiameter, MultiKrum
 from koinon.aggregate.filtering import FLAME, DnC, FoolsGold, SignGuard
 from koinon.aggregate.geometric import GeometricMedian
@@ -99,6 +100,7 @@ __all__ = [
     "Population",
     "ProtocolViolation",
     "QuantitySkew",
+    "Quarantine",
     "RoundRobin",
     "Run",
     "Samples",

@@ -60,3 +60,10 @@ def test_the_grid_of_attacks_goes_on_where_it_was(tmp_path: Path) -> None:
     kept.write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:20])  # killed while it wrote
     again = subprocess.run([*command, "--draw", str(tmp_path / "map.svg")], capture_output=True, text=True, cwd=ROOT)
     assert again.stdout == first.stdout and "<svg" in (tmp_path / "map.svg").read_text()
+
+
+def test_detection_prints_a_line_for_each_attack() -> None:
+    command = [sys.executable, "-m", "benchmarks.detection", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^\| 0\.1 \| (?:nobody|sign flip) \|", done.stdout, re.M)) == 2

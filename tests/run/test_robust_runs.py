@@ -120,3 +120,16 @@ def test_momentum_at_the_client_is_the_moving_average_of_its_updates(tmp_path) -
     )
     averages = checkpoint.load(again.path / "checkpoints" / "round-000003.safetensors").clients
     assert set(averages) == {f"{client}/0.average" for client in POPULATION.ids}
+
+
+def test_suspicion_is_in_the_record_and_in_the_report(tmp_path) -> None:
+    made = federation(kn.Quarantine(kn.NearestNeighborMixing(kn.TrimmedMean(2), 2)), 6, stages=())
+    lie = kn.Attacked(kn.attack.SignFlip(5.0), 2)
+    run = kn.simulate(made, POPULATION, runs=tmp_path, progress=Quiet(), engine=lie)
+    last = run.history[-1].suspicion
+    assert set(last) == set(POPULATION.ids)
+    assert {client for client, known in last.items() if known["left_out"]} == {"7", "8"}
+    page = (run.path / "report.html").read_text()
+    assert "Who is suspected" in page
+    plain = kn.simulate(federation(kn.Mean(), 1), POPULATION, runs=tmp_path, progress=Quiet())
+    assert "Who is suspected" not in (plain.path / "report.html").read_text()

@@ -318,3 +318,31 @@ def test_privacy_is_tuned_and_its_price_is_told(koinon, app):
     assert [line["unit"] for line in traded["lines"]] == [None, "client", "client", "record"]
     assert "per record" in traded["lines"][-1]["guarantee"] and Path(traded["page"]).is_file()
     assert "nobody" in koinon("tradeoff", *search[2:], "--epsilon", 8, "--clip", 0.5).out
+
+
+def test_nodes_that_lie_break_the_mean_and_not_a_robust_rule(koinon, tmp_path):
+    """Eight real nodes at four hospitals, two of which send their updates turned round and ten times as long."""
+    hospitals = Path(__file__).parents[2] / "examples" / "hospitals.py"
+    attacked = (
+        "--nodes",
+        8,
+        "--rounds",
+        15,
+        "--attack",
+        "SignFlip:10",
+        "--liars",
+        2,
+        "--runs",
+        tmp_path / "runs",
+        "--json",
+    )
+    broken = ended(process("up", hospitals, *attacked)).result
+    held = ended(process("up", f"{hospitals}:robust", *attacked)).result
+    assert broken["metrics"]["auroc"] < 0.75 < 0.84 < held["metrics"]["auroc"]
+    assert "Who is suspected" in Path(held["path"], "report.html").read_text()
+    up = "up", str(hospitals), "--nodes", 8
+    assert "did you mean SignFlip?" in koinon(*up, "--attack", "SignFlap").error(2)
+    assert "cannot lie" in koinon(*up, "--attack", "SignFlip", "--liars", 8).error(2)
+    assert "write for instance SignFlip or SignFlip:10" in koinon(*up, "--attack", "SemanticBackdoor").error(2)
+    join = "join", "wss://localhost:1", str(hospitals), "--data", "x", "--server", "x", "--attack", "SignFlip"
+    assert "give --dev with --attack" in koinon(*join).error(2)

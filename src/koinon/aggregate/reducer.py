@@ -100,6 +100,14 @@ class Contextual(Reducer, Protocol):
         """
 
 
+@runtime_checkable
+class Watching(Contextual, Protocol):
+    """A rule that says whom it suspects."""
+
+    def report(self, memory: Memory) -> Mapping[ClientId, Mapping[str, float]]:
+        """What is known of each client, by name."""
+
+
 def reduced(reducer: Reducer, memory: Memory, rows: Rows, round: Round) -> tuple[Memory, Vector]:
     """A round by any rule: the next memory, and one update of all."""
     if isinstance(reducer, Contextual):

@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from koinon.cli.options import RUNS, AppArgument, Json, LogJson, Rounds, Runs, Seed, address, load, show
+from koinon.cli.options import (
+    RUNS,
+    AppArgument,
+    AttackOption,
+    Json,
+    LogJson,
+    Rounds,
+    Runs,
+    Seed,
+    address,
+    attack_named,
+    load,
+    show,
+)
 from koinon.core.errors import AdmissionError
 from koinon.run import host as processes
 from koinon.run.app import new_run_id
@@ -77,6 +90,8 @@ def join(
     ca: Annotated[Path | None, typer.Option(help="Certificate authority of the server (PEM).")] = None,
     token: Annotated[str, typer.Option(help="One-time token, instead of an approval.")] = "",
     policy: Annotated[Path | None, typer.Option(help="What the data's owner allows (TOML).")] = None,
+    attack: AttackOption = None,
+    dev: Annotated[bool, typer.Option("--dev", help="On a network for trials, where a node may lie.")] = False,
     home: HomeOption = HOME / "node",
     json: Json = False,
     log_json: LogJson = False,
@@ -84,13 +99,20 @@ def join(
     """Take part in a federation with one's own data, until the final model is here."""
     configure(log_json)
     allowed = Policy() if policy is None else Policy.load(policy)
-    model = processes.join(load(app), url, server, data, Home(home), authority=ca, policy=allowed, token=token)
+    if attack is not None and not dev:
+        raise AdmissionError("a node that lies belongs on a network for trials only; give --dev with --attack")
+    lie = None if attack is None else attack_named(attack)
+    model = processes.join(
+        load(app), url, server, data, Home(home), authority=ca, policy=allowed, token=token, attack=lie
+    )
     show({"model": str(model)}, json)
 
 
 def up(
     app: AppArgument,
     nodes: Annotated[int, typer.Option(help="Node processes.")],
+    attack: AttackOption = None,
+    liars: Annotated[int, typer.Option(help="How many of the nodes, the last ones, do so.")] = 1,
     rounds: Rounds = None,
     seed: Seed = 0,
     runs: Runs = RUNS,
@@ -106,7 +128,12 @@ def up(
     arguments = ["--min-nodes", str(nodes), "--seed", str(seed)]
     arguments += ["--rounds", str(rounds)] if rounds is not None else []
     arguments += ["--json"] * json + ["--log-json"] * log_json
-    with Trial(app, names, runs / new_run_id(app), arguments) as trial:
+    if attack is not None:
+        attack_named(attack)
+        if not 0 < liars < nodes:
+            raise AdmissionError(f"of {nodes} nodes {liars} cannot lie; give --liars from 1 to {nodes - 1}")
+    lying = dict.fromkeys(list(names)[nodes - liars :], attack) if attack is not None else {}
+    with Trial(app, names, runs / new_run_id(app), arguments, lying) as trial:
         trial.start_server()
         for name in names:
             trial.start_node(name)

@@ -1,5 +1,6 @@
 """Options that several commands have, and how a command prints its result."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 import typer
 
+from koinon import attack
 from koinon.core.errors import AdmissionError
 from koinon.run.app import App, load_app
 
@@ -18,7 +20,30 @@ Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of everything that is n
 Runs: TypeAlias = Annotated[Path, typer.Option(help="Folder of the runs.")]
 LogJson: TypeAlias = Annotated[bool, typer.Option("--log-json", help="Log one JSON object per line, no live view.")]
 
+AttackOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--attack", metavar="NAME[:NUMBER]", help="Lie, to test the federation: SignFlip, Gaussian:5 …"),
+]
+
 RUNS = Path("runs")
+
+
+def attack_named(text: str) -> attack.Attack:
+    """`NAME`, an attack with its usual settings, or `NAME:NUMBER` with another first one.
+
+    Raises:
+        AdmissionError: if there is no such attack, or it needs more than a number.
+    """
+    name, _, number = text.partition(":")
+    kind = getattr(attack, name, None) if name in attack.__all__ and name != "Known" else None
+    if kind is None:
+        near = difflib.get_close_matches(name, attack.__all__, n=1)
+        raise AdmissionError(f"there is no attack {name}; {f'did you mean {near[0]}?' if near else 'SignFlip is one'}")
+    try:
+        made: attack.Attack = kind(float(number)) if number else kind()
+    except (TypeError, ValueError) as error:
+        raise AdmissionError(f"{text} is no attack ({error}); write for instance SignFlip or SignFlip:10") from error
+    return made
 
 
 def load(reference: str, rounds: int | None = None) -> App:

@@ -51,6 +51,8 @@ class RoundRecord(msgspec.Struct, frozen=True):
         by_client: The same, client by client.
         releases: Noisy releases that the round made, durable before its model leaves.
         told: What the clients were told beside the model, such as an adaptive clip's norm.
+        suspicion: What a rule that watches for liars knows of each client of the round: its suspicion, its score in the round,
+            and 1 if it was left out.
     """
 
     round: int
@@ -63,6 +65,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     by_client: Mapping[ClientId, Values] = {}
     releases: tuple[Release, ...] = ()
     told: Values = {}
+    suspicion: Mapping[ClientId, Values] = {}
 
     @property
     def bytes_up(self) -> int:

@@ -88,13 +88,21 @@ class _Attacked:
         rng = generator(self.seed, "attack", round)
         lies = self.attack.lies(Known(torch.stack(honest), own, rule_of(self.federation), round, rng))
         return {
-            client: told_by(self.federation, self.seed, round, client, local, lie)
+            client: _sent(self.federation, self.seed, round, client, local, lie)
+            if finite(lie)
+            else ClientFailed(f"the update of round {round} is not finite")
             for (client, local), lie in zip(lying.items(), lies, strict=True)
         }
 
     def _decoded(self, local: Local) -> Vector:
-        length = self.federation.carried
-        return self.federation.strategy.codec.decode(InMemory(local.encoded), length, 0, length)
+        return _decoded(self.federation, local)
+
+
+def lied(federation: Federation, seed: int, round: int, client: ClientId, local: Local, attack: Attack) -> Local:
+    """What a liar on a network sends in place of what it made; it knows nobody's update but its own."""
+    own = _decoded(federation, local)[None]
+    known = Known(own, own, rule_of(federation), round, generator(seed, "attack", round, client))
+    return _sent(federation, seed, round, client, local, attack.lies(known)[0])
 
 
 def rule_of(federation: Federation) -> Rule:
@@ -103,11 +111,10 @@ def rule_of(federation: Federation) -> Rule:
     return lambda updates: reducer.reduce(Matrix(updates, [1.0] * len(updates)))
 
 
-def told_by(
-    federation: Federation, seed: int, round: int, client: ClientId, local: Local, lie: Vector
-) -> Local | ClientFailed:
-    """A lie as it is sent; what is not finite the server refuses."""
-    if not finite(lie):
-        return ClientFailed(f"the update of round {round} is not finite")
+def _decoded(federation: Federation, local: Local) -> Vector:
+    return federation.strategy.codec.decode(InMemory(local.encoded), federation.carried, 0, federation.carried)
+
+
+def _sent(federation: Federation, seed: int, round: int, client: ClientId, local: Local, lie: Vector) -> Local:
     encoded = federation.strategy.codec.encode(lie.contiguous(), generator(seed, "codec", round, client))
     return replace(local, encoded=encoded)

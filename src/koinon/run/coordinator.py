@@ -47,7 +47,7 @@ from koinon.protocol.messages import Blob, Chunk, Continue
 from koinon.protocol.round import RoundState
 from koinon.protocol.state import SessionState, Terms
 from koinon.run.allocator import give_back
-from koinon.run.work import EncodedRows, advance, aggregated, draw, first_state, held
+from koinon.run.work import EncodedRows, advance, aggregated, draw, first_state, held, suspicion
 from koinon.strategy.protection import check_enough
 from koinon.update.codec import OnDisk
 from koinon.update.stage import Told
@@ -107,6 +107,7 @@ class Traffic:
 class _Reduced:
     digest: str
     metrics: dict[str, float]
+    suspicion: dict[ClientId, Mapping[str, float]]
 
 
 @dataclass
@@ -319,7 +320,7 @@ class Coordinator:
         checkpoint.save(self.store.checkpoint(job.round), state)
         metrics = central(learner, self.federation.evaluation, state.model, job.round, self.info.rounds)
         model = self._blob(state)
-        self._reduced = _Reduced(model.digest, values(metrics or {}))
+        self._reduced = _Reduced(model.digest, values(metrics or {}), suspicion(self.federation, state, job.accepted))
         return Closed(job.round, model, self._told(state))
 
     def _record(self, round: RoundState) -> RoundRecord:
@@ -336,6 +337,7 @@ class Coordinator:
             metrics=self._reduced.metrics,
             releases=Release.in_round(self.federation.protections, round.number),
             told=self.state.told,
+            suspicion=self._reduced.suspicion,
         )
 
     def _closed(self, round: RoundState, record: RoundRecord) -> None:

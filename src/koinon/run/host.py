@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from koinon.attack.attack import Attack
 from koinon.core.errors import AdmissionError
 from koinon.durable.roster import Roster
 from koinon.run.app import App
@@ -153,6 +154,7 @@ def join(
     authority: Path | None = None,
     policy: Policy | None = None,
     token: str = "",
+    attack: Attack | None = None,
 ) -> Path:
     """Take part in a run until it is over; returns where the final model is. A signal to stop ends the process.
 
@@ -165,6 +167,7 @@ def join(
         authority: Certificate authority of the server (PEM); None for the system's.
         policy: What the data's owner allows.
         token: One-time enrolment token.
+        attack: How the node lies, to test a federation; None: it does not.
 
     Raises:
         KoinonError: if the node cannot take part.
@@ -179,7 +182,7 @@ def join(
 
     async def main() -> Path | None:
         address = Address(url, address_key, context)
-        node = Node(app.federation, address, identity, data, home.folder, policy or Policy(), token)
+        node = Node(app.federation, address, identity, data, home.folder, policy or Policy(), token, attack)
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, node.stop)
         return await node.run()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
+from koinon.attack.attack import Attack
 from koinon.core.errors import PolicyRefused, ProtocolViolation, Unavailable
 from koinon.data.dataset import DataSet
 from koinon.durable.failpoint import reach
@@ -65,6 +66,7 @@ class Node:
         home: Folder of its journals.
         policy: What its owner allows.
         token: One-time enrolment token, or empty.
+        attack: How it lies, to test a federation; None: it does not.
     """
 
     def __init__(
@@ -76,7 +78,9 @@ class Node:
         home: Path,
         policy: Policy,
         token: str = "",
+        attack: Attack | None = None,
     ) -> None:
+        self._attack = attack
         self._federation = federation
         self._address = address
         self._identity = identity
@@ -175,7 +179,14 @@ class Node:
             self._run = welcome.run
             journal = Journal(self._home / welcome.run)
             self._participant = Participant(
-                self._federation, welcome.name, welcome.seed, self._data, journal, self._policy, time.monotonic
+                self._federation,
+                welcome.name,
+                welcome.seed,
+                self._data,
+                journal,
+                self._policy,
+                time.monotonic,
+                self._attack,
             )
         return self._participant
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, assert_never
 
+from koinon.attack.attack import Attack
 from koinon.core.errors import ClientFailed, KoinonError, PolicyRefused, Unavailable
 from koinon.core.noise import Noise
+from koinon.core.rng import generator
 from koinon.core.statistics import Metrics
 from koinon.core.types import ClientId
 from koinon.data.dataset import DataSet
@@ -41,6 +43,7 @@ from koinon.protocol.node import (
     Trained,
     Upload,
 )
+from koinon.run.attacked import lied
 from koinon.run.policy import Policy
 from koinon.run.work import train
 from koinon.view.log import log
@@ -61,6 +64,7 @@ class Participant:
         journal: Its durable memory.
         policy: What its owner allows.
         clock: Seconds from any origin, to tell how long training took.
+        attack: How the node lies, to test a federation; None: it does not.
     """
 
     federation: Federation
@@ -70,6 +74,7 @@ class Participant:
     journal: Journal
     policy: Policy
     clock: Callable[[], float]
+    attack: Attack | None = None
     _expected: Blob | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -212,7 +217,12 @@ class Participant:
         model = self.journal.model(task.model.digest)
         reach("node mid training")
         noise, told = self._noise, task.told
-        local = train(self.federation, self.seed, noise, task.round, self.name, model, self.data, state, told)
+        data, attack = self.data, self.attack
+        if attack is not None:
+            data = attack.poisoned(data, generator(self.seed, "poison", 0, self.name))
+        local = train(self.federation, self.seed, noise, task.round, self.name, model, data, state, told)
+        if attack is not None:
+            local = lied(self.federation, self.seed, task.round, self.name, local, attack)
         update = self.journal.keep(task.round, local.encoded, local.state)
         seconds = self.clock() - began
         return Offer(task.round, update, local.weight, local.examples, dict(local.metrics), seconds)

@@ -31,9 +31,18 @@ class Trial:
         nodes: Names of the nodes, and for each the source of its data.
         folder: The run's folder; its name is the run's id.
         serve: More arguments for `koinon serve`.
+        lying: Nodes that lie, and by which attack of `koinon.attack`.
     """
 
-    def __init__(self, app: str, nodes: Mapping[ClientId, str], folder: Path, serve: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        app: str,
+        nodes: Mapping[ClientId, str],
+        folder: Path,
+        serve: Sequence[str] = (),
+        lying: Mapping[ClientId, str] | None = None,
+    ) -> None:
+        self._lying = lying or {}
         self.app = app
         self.nodes = dict(nodes)
         self.folder = folder
@@ -85,6 +94,8 @@ class Trial:
         home = self._node_home(name).folder
         arguments = ["join", f"wss://localhost:{self._port}", self.app, "--data", self.nodes[name]]
         arguments += ["--server", self._key, "--ca", str(self._authority), "--home", str(home)]
+        if name in self._lying:
+            arguments += ["--dev", "--attack", self._lying[name]]
         with self.log(name).open("ab") as log:
             self._processes[name] = _koinon(arguments, environment, stdout=log.fileno(), stderr=log.fileno())
 

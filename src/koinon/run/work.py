@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from koinon.aggregate.bounded import Bounded
-from koinon.aggregate.reducer import Contextual, Round, Rows, reduced
+from koinon.aggregate.reducer import Contextual, Round, Rows, Watching, reduced
 from koinon.core.errors import ClientFailed
 from koinon.core.noise import Noise
 from koinon.core.rng import generator
@@ -139,6 +139,17 @@ def aggregated(
     except ValueError as error:
         raise ClientFailed(f"round {round} cannot be added up: {error}") from error
     return replace(state, reducer=memory), total
+
+
+def suspicion(
+    federation: Federation, state: ServerState, clients: Sequence[ClientId]
+) -> dict[ClientId, Mapping[str, float]]:
+    """What the rule knows of these clients after the round, where it watches for liars."""
+    reducer = federation.strategy.reducer
+    if not isinstance(reducer, Watching):
+        return {}
+    report = reducer.report(state.reducer)
+    return {client: report[client] for client in clients if client in report}
 
 
 def _own_update(federation: Federation, seed: int, round: int, model: Vector) -> Vector | None:

@@ -56,6 +56,37 @@ class Totals:
         return [figures.count(self.outcomes.total()), *counts, figures.count(self.examples), *traffic]
 
 
+def suspicion_section(history: Sequence[RoundRecord]) -> Iterable[Html]:
+    """Whom a rule that watches for liars suspects, and how often it left them out; nothing where none watches."""
+    last: dict[ClientId, Mapping[str, float]] = {}
+    left_out: Counter[ClientId] = Counter()
+    for record in history:
+        last.update(record.suspicion)
+        left_out.update(client for client, known in record.suspicion.items() if known.get("left_out"))
+    if not last:
+        return
+    ranked = sorted(last, key=lambda client: (-last[client]["suspicion"], len(client), client))[:SHOWN_CLIENTS]
+    rows = [
+        (
+            name(client),
+            figures.value(last[client]["suspicion"]),
+            figures.value(last[client]["score"]),
+            figures.count(left_out[client]) if left_out[client] else "–",
+        )
+        for client in ranked
+    ]
+    note = (
+        "Suspicion adds up over rounds and fades; a client is left out while it is high, and comes back. An honest client "
+        "whose data are unlike the others’ can be suspected as well."
+    )
+    yield element(
+        "section",
+        element("h2", "Who is suspected"),
+        element("p", note, class_="note"),
+        table("After each client’s last round", ("Client", "Suspicion", "Last score", "Rounds left out"), rows),
+    )
+
+
 def totals(history: Iterable[RoundRecord]) -> dict[ClientId, Totals]:
     """Every client that was ever asked, and its totals."""
     found: dict[ClientId, Totals] = defaultdict(Totals)

@@ -86,6 +86,7 @@ def _sections(info: RunInfo, history: Sequence[RoundRecord], comparisons: Sequen
         yield element("section", element("h2", "Side by side"), *map(_comparison, comparisons))
     yield from _by_client(history)
     yield participation.section(history)
+    yield from participation.suspicion_section(history)
     yield _cost(history)
     yield _rounds(history)
     yield element("footer", f"Written by Koinon from the stored history of run {figures.line(info.id)}.")

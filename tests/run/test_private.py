@@ -20,10 +20,11 @@ from koinon.privacy.events import Gaussian, PoissonSampled
 from koinon.protocol.events import Close
 from koinon.protocol.messages import Blob, Chunk
 from koinon.protocol.node import Evaluate
-from koinon.run.coordinator import Coordinator, Settings
+from koinon.run.coordinator import Coordinator
 from koinon.run.explain import explain
 from koinon.run.participant import Participant
 from koinon.run.policy import Policy
+from koinon.run.settings import Settings
 from koinon.run.work import draw
 from koinon.strategy.protection import Protection
 from koinon.view.progress import Quiet

@@ -20,10 +20,11 @@ from koinon.protocol.messages import Goodbye, Welcome
 from koinon.run import serve
 from koinon.run.app import load_app
 from koinon.run.catalog import network_run
-from koinon.run.coordinator import Coordinator, Settings
+from koinon.run.coordinator import Coordinator
 from koinon.run.engine import InProcess
 from koinon.run.join import Address, Node
 from koinon.run.policy import Policy
+from koinon.run.settings import Settings
 from koinon.run.up import Trial
 from koinon.wire.certificates import Authority, certificate_digest, client_context, make_authority, server_context
 from koinon.wire.connect import connect

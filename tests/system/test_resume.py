@@ -15,8 +15,8 @@ from koinon.durable.store import Store
 from koinon.protocol import session
 from koinon.protocol.messages import Goodbye
 from koinon.run.app import load_app
-from koinon.run.coordinator import Settings
 from koinon.run.host import STOPPED
+from koinon.run.settings import Settings
 from koinon.run.up import Trial
 from koinon.wire.certificates import client_context
 from koinon.wire.connect import connect

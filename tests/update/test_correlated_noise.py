@@ -20,7 +20,8 @@ from koinon.durable.ledger import Ledger
 from koinon.durable.store import Store
 from koinon.privacy.factorization import best_bands, coefficients, error, sensitivity
 from koinon.protocol.events import RoundExtended, RoundOpened
-from koinon.run.coordinator import Coordinator, Settings
+from koinon.run.coordinator import Coordinator
+from koinon.run.settings import Settings
 from koinon.strategy.protection import protections
 from koinon.update.stage import Chain, Context
 from koinon.view.progress import Quiet

@@ -7,7 +7,7 @@ import torch
 
 from koinon.aggregate.kernels import in_order, middle_mean
 from koinon.aggregate.reducer import Rows, block
-from koinon.aggregate.rule import Rule, Tolerant
+from koinon.aggregate.rule import Majority, Tolerant
 from koinon.core.types import Vector
 
 COLUMNS = 1 << 16
@@ -15,20 +15,11 @@ COLUMNS = 1 << 16
 
 
 @dataclass(frozen=True)
-class Median(Rule):
+class Median(Majority):
     """The median of each coordinate; of an even number of updates, the mean of the middle two.
 
     Source: Yin et al., "Byzantine-robust distributed learning: towards optimal statistical rates" (2018).
     """
-
-    @property
-    def least(self) -> int:
-        """1."""
-        return 1
-
-    def tolerates(self, updates: int) -> int:
-        """Fewer than half."""
-        return (updates - 1) // 2
 
     def reduce(self, rows: Rows) -> Vector:
         """The middle."""

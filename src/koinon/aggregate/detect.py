@@ -12,10 +12,10 @@ import torch
 
 from koinon.aggregate.geometric import GeometricMedian
 from koinon.aggregate.geometry import Geometry, Mixture, geometry
-from koinon.aggregate.reducer import Contextual, Memory, Reducer, Round, Rows, reduced
-from koinon.aggregate.rule import ContextualRule, Rule
+from koinon.aggregate.reducer import Memory, Round, Rows, reduced
+from koinon.aggregate.rule import Around
 from koinon.core.errors import AdmissionError
-from koinon.core.types import ClientId, Spec, Vector
+from koinon.core.types import ClientId, Vector
 
 FEATURES = ("length", "distance", "angle", "neighbour", "twin", "direction")
 """What is looked at: log norm, distance from the geometric median, angle to it, distance to the nearest third of the others,
@@ -56,7 +56,7 @@ def features(found: Geometry) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Quarantine(ContextualRule):
+class Quarantine(Around):
     """A rule on the updates of those that are not suspected.
 
     Suspicion is a cumulative sum: each round it fades by `fading`, grows by the round's score, at most `most`, and shrinks by
@@ -75,7 +75,6 @@ class Quarantine(ContextualRule):
         AdmissionError: if a number is out of its bounds.
     """
 
-    then: Reducer
     usual: float = 5.0
     limit: float = 8.0
     most: float = 12.0
@@ -90,26 +89,11 @@ class Quarantine(ContextualRule):
     @property
     def least(self) -> int:
         """As the rule, and 3, of which one can be unlike the others."""
-        return max(3, self.then.least if isinstance(self.then, Rule) else 1)
-
-    def tolerates(self, updates: int) -> int:
-        """What the rule bears; what is left out besides is not promised."""
-        return self.then.tolerates(updates) if isinstance(self.then, Rule) else 0
-
-    def admit(self, spec: Spec) -> None:
-        """As every robust rule, and as the rule that follows."""
-        super().admit(spec)
-        self.then.admit(spec)
-
-    @property
-    def root(self) -> object:
-        """What the rule that follows wants the server to train on, or None."""
-        return getattr(self.then, "root", None)
+        return max(3, super().least)
 
     def start(self, length: int) -> Memory:
         """The rule's memory, and nobody suspected."""
-        inner = self.then.start(length) if isinstance(self.then, Contextual) else {}
-        return {f"{_THEN}{name}": tensor for name, tensor in inner.items()}
+        return {f"{_THEN}{name}": tensor for name, tensor in super().start(length).items()}
 
     def reduce_round(self, memory: Memory, rows: Rows, round: Round) -> tuple[Memory, Vector]:
         """Score all, suspect some, and reduce the others; as many stay as the rule needs, the least suspected first."""
@@ -148,7 +132,7 @@ class Quarantine(ContextualRule):
             was_out = _SUSPICION + client in memory and float(memory[_SUSPICION + client][2]) > 0
             return suspected[client] >= (self.limit / 2 if was_out else self.limit)
 
-        needed = max(1, self.then.least if isinstance(self.then, Rule) else 1)
+        needed = super().least
         kept = [row for row, client in enumerate(clients) if not out(client)]
         if len(kept) < needed:
             order = sorted(range(len(clients)), key=lambda row: suspected[clients[row]])

@@ -7,7 +7,7 @@ import torch
 
 from koinon.aggregate.geometry import COLUMNS, combined, geometry, mean_of
 from koinon.aggregate.reducer import Memory, Round, Rows, block
-from koinon.aggregate.rule import ContextualRule, Rule, Tolerant
+from koinon.aggregate.rule import ContextualRule, Majority, Tolerant
 from koinon.core.errors import AdmissionError
 from koinon.core.types import Vector
 
@@ -90,7 +90,7 @@ class FoolsGold(ContextualRule):
 
 
 @dataclass(frozen=True)
-class SignGuard(ContextualRule):
+class SignGuard(Majority, ContextualRule):
     """Leave out norms far from the median, then those whose signs are unlike the most; clip the rest to the median norm.
 
     Source: Xu et al., "Byzantine-robust federated learning through collaborative malicious gradient filtering" (2022).
@@ -111,15 +111,6 @@ class SignGuard(ContextualRule):
     def __post_init__(self) -> None:
         if not (0 <= self.low < 1 < self.high and 0 < self.share <= 1):
             raise AdmissionError("SignGuard needs low in [0, 1), high above 1 and share in (0, 1]; leave them out")
-
-    @property
-    def least(self) -> int:
-        """1."""
-        return 1
-
-    def tolerates(self, updates: int) -> int:
-        """Fewer than half."""
-        return (updates - 1) // 2
 
     def reduce_round(self, memory: Memory, rows: Rows, round: Round) -> tuple[Memory, Vector]:
         """The mean of those that are left."""
@@ -143,22 +134,13 @@ class SignGuard(ContextualRule):
 
 
 @dataclass(frozen=True)
-class FLAME(Rule):
+class FLAME(Majority):
     """Keep the largest group by angle, if it is more than half; clip it to the median norm.
 
     The noise that the paper adds against backdoors is `GaussianNoise`'s matter, with its privacy accounted.
 
     Source: Nguyen et al., "FLAME: taming backdoors in federated learning" (2022), algorithm 1.
     """
-
-    @property
-    def least(self) -> int:
-        """1."""
-        return 1
-
-    def tolerates(self, updates: int) -> int:
-        """Fewer than half."""
-        return (updates - 1) // 2
 
     def reduce(self, rows: Rows) -> Vector:
         """The mean of the group."""

@@ -7,13 +7,13 @@ import torch
 
 from koinon.aggregate.geometry import Geometry, combined, geometry
 from koinon.aggregate.reducer import Rows
-from koinon.aggregate.rule import Rule
+from koinon.aggregate.rule import Majority
 from koinon.core.errors import AdmissionError
 from koinon.core.types import Vector
 
 
 @dataclass(frozen=True)
-class GeometricMedian(Rule):
+class GeometricMedian(Majority):
     """The point with the least sum of distances to all updates (RFA), by smoothed Weiszfeld steps.
 
     The steps take place among the weights of the updates, of which every iterate is a mean; one pass over the updates
@@ -37,15 +37,6 @@ class GeometricMedian(Rule):
             raise AdmissionError(
                 f"GeometricMedian needs steps >= 1 and a smoothing > 0, not {self.steps} and {self.smoothing}; leave them out"
             )
-
-    @property
-    def least(self) -> int:
-        """1."""
-        return 1
-
-    def tolerates(self, updates: int) -> int:
-        """Fewer than half."""
-        return (updates - 1) // 2
 
     def reduce(self, rows: Rows) -> Vector:
         """The mean with the weights at which the steps end."""

@@ -7,44 +7,19 @@ import torch
 
 from koinon.aggregate.clipping import largest_clipped
 from koinon.aggregate.geometry import Mixture, geometry
-from koinon.aggregate.reducer import Contextual, Memory, Reducer, Round, Rows, reduced
-from koinon.aggregate.rule import ContextualRule, Rule
+from koinon.aggregate.reducer import Memory, Round, Rows, reduced
+from koinon.aggregate.rule import Around, ContextualRule
 from koinon.core.errors import AdmissionError
 from koinon.core.types import Spec, Vector
 
 
 @dataclass(frozen=True)
-class _Before(ContextualRule):
-    """Base of what gives other rows to the rule `then`."""
-
-    then: Reducer
+class _Before(Around):
+    """Base of what gives other rows to the rule that follows."""
 
     @abstractmethod
     def rows(self, rows: Rows, round: Round) -> tuple[Rows, Round]:
         """The rows that the rule is given, and the round as it sees it."""
-
-    @property
-    def least(self) -> int:
-        """As the rule."""
-        return self.then.least if isinstance(self.then, Rule) else 1
-
-    def tolerates(self, updates: int) -> int:
-        """As the rule."""
-        return self.then.tolerates(updates) if isinstance(self.then, Rule) else 0
-
-    def admit(self, spec: Spec) -> None:
-        """As every robust rule, and as the rule that follows."""
-        super().admit(spec)
-        self.then.admit(spec)
-
-    @property
-    def root(self) -> object:
-        """What the rule that follows wants the server to train on, or None."""
-        return getattr(self.then, "root", None)
-
-    def start(self, length: int) -> Memory:
-        """The rule's."""
-        return self.then.start(length) if isinstance(self.then, Contextual) else {}
 
     def reduce_round(self, memory: Memory, rows: Rows, round: Round) -> tuple[Memory, Vector]:
         """The rule on other rows."""
@@ -53,7 +28,23 @@ class _Before(ContextualRule):
 
 
 @dataclass(frozen=True)
-class NearestNeighborMixing(_Before):
+class _Bearing(_Before):
+    """Base of those that are made for f liars."""
+
+    f: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.f, int) or self.f < 0:
+            raise AdmissionError(f"{type(self).__name__} needs a number of liars >= 0, not {self.f}")
+
+    @property
+    def least(self) -> int:
+        """Of the rule, and 2 f + 1."""
+        return max(super().least, 2 * self.f + 1)
+
+
+@dataclass(frozen=True)
+class NearestNeighborMixing(_Bearing):
     """Each update becomes the mean of its n - f nearest ones, itself among them.
 
     Source: Allouah et al., "Fixing by mixing: a recipe for optimal Byzantine ML under heterogeneity" (2023), algorithm 2.
@@ -65,16 +56,6 @@ class NearestNeighborMixing(_Before):
     Raises:
         AdmissionError: if f is negative.
     """
-
-    f: int
-
-    def __post_init__(self) -> None:
-        _check(self, self.f)
-
-    @property
-    def least(self) -> int:
-        """Of the rule, and 2 f + 1."""
-        return max(super().least, 2 * self.f + 1)
 
     def rows(self, rows: Rows, round: Round) -> tuple[Rows, Round]:
         """The means."""
@@ -131,7 +112,7 @@ class Bucketing(_Before):
 
 
 @dataclass(frozen=True)
-class AdaptiveRobustClipping(_Before):
+class AdaptiveRobustClipping(_Bearing):
     """The updates with the largest norms, 2 f (n - f) / n of them, scaled down to the largest of the others.
 
     Source: Allouah et al., "Adaptive gradient clipping for robust federated learning" (2025).
@@ -144,21 +125,6 @@ class AdaptiveRobustClipping(_Before):
         AdmissionError: if f is negative.
     """
 
-    f: int
-
-    def __post_init__(self) -> None:
-        _check(self, self.f)
-
-    @property
-    def least(self) -> int:
-        """Of the rule, and 2 f + 1."""
-        return max(super().least, 2 * self.f + 1)
-
     def rows(self, rows: Rows, round: Round) -> tuple[Rows, Round]:
         """The updates, some of them shorter."""
         return largest_clipped(rows, self.f), round
-
-
-def _check(rule: Rule, f: int) -> None:
-    if not isinstance(f, int) or f < 0:
-        raise AdmissionError(f"{type(rule).__name__} needs a number of liars >= 0, not {f}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from koinon.aggregate.reducer import Matrix, Memory, Round, Rows
+from koinon.aggregate.reducer import Contextual, Matrix, Memory, Reducer, Round, Rows
 from koinon.core.errors import AdmissionError
 from koinon.core.rng import generator
 from koinon.core.types import Spec, Vector, finite
@@ -61,6 +61,19 @@ class Rule(ABC):
             raise ValueError(f"{type(self).__name__} needs at least {self.least} updates, not {updates}")
 
 
+class Majority(Rule):
+    """Base of rules that bear anything as long as more than half are honest."""
+
+    @property
+    def least(self) -> int:
+        """1."""
+        return 1
+
+    def tolerates(self, updates: int) -> int:
+        """Fewer than half."""
+        return (updates - 1) // 2
+
+
 class ContextualRule(Rule):
     """Base of robust rules that are `Contextual`; called on a tensor they take it for a first round."""
 
@@ -103,3 +116,37 @@ class Tolerant(Rule):
     def tolerates(self, updates: int) -> int:
         """f, of enough updates."""
         return self.f if updates >= self.least else 0
+
+
+@dataclass(frozen=True)
+class Around(ContextualRule):
+    """Base of what does something before another rule, and promises what that one does.
+
+    Attributes:
+        then: The other rule.
+    """
+
+    then: Reducer
+
+    @property
+    def least(self) -> int:
+        """As the rule."""
+        return self.then.least if isinstance(self.then, Rule) else 1
+
+    def tolerates(self, updates: int) -> int:
+        """As the rule."""
+        return self.then.tolerates(updates) if isinstance(self.then, Rule) else 0
+
+    def admit(self, spec: Spec) -> None:
+        """As every robust rule, and as the rule that follows."""
+        super().admit(spec)
+        self.then.admit(spec)
+
+    @property
+    def root(self) -> object:
+        """What the rule that follows wants the server to train on, or None."""
+        return getattr(self.then, "root", None)
+
+    def start(self, length: int) -> Memory:
+        """The rule's."""
+        return self.then.start(length) if isinstance(self.then, Contextual) else {}

@@ -23,9 +23,9 @@ from koinon.cli.options import (
 from koinon.core.errors import AdmissionError
 from koinon.run import host as processes
 from koinon.run.app import new_run_id
-from koinon.run.coordinator import Settings
 from koinon.run.host import Home, Listen
 from koinon.run.policy import Policy
+from koinon.run.settings import Settings
 from koinon.run.up import Trial
 from koinon.view.log import configure, log
 from koinon.view.progress import LoggedProgress, progress_for

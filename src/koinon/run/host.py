@@ -14,11 +14,12 @@ from koinon.core.errors import AdmissionError
 from koinon.durable.roster import Roster
 from koinon.run.app import App
 from koinon.run.catalog import claim, network_run
-from koinon.run.coordinator import Coordinator, Settings
+from koinon.run.coordinator import Coordinator
 from koinon.run.join import Address, Node
 from koinon.run.policy import Policy
 from koinon.run.result import Run
 from koinon.run.serve import Server
+from koinon.run.settings import Settings
 from koinon.view.progress import Progress
 from koinon.wire.certificates import LOOPBACK, certificate_digest, client_context, make_authority, server_context
 from koinon.wire.identity import Identity, key_text, parse_key

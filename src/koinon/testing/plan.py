@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from koinon.core.types import ClientId
-from koinon.run.coordinator import Settings
+from koinon.run.settings import Settings
 from koinon.server.sampling import Everyone, Poisson, Sampler, Uniform
 from koinon.testing.toy import Whim
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from koinon.core.types import ClientId
-from koinon.run.coordinator import Coordinator, Settings
+from koinon.run.coordinator import Coordinator
 from koinon.run.participant import Participant
+from koinon.run.settings import Settings
 from koinon.testing.disk import Disk, FaultyJournal, FaultySpool, FaultyStore, Killed
 from koinon.testing.invariants import Observer
 from koinon.testing.network import Clock, Side, Weather

@@ -6,6 +6,7 @@ import koinon as kn
 from koinon import attack, data, privacy
 from koinon.aggregate.clipping import CenteredClipping, NormClipping
 from koinon.aggregate.coordinatewise import MeanAroundMedian, Median, TrimmedMean
+from koinon.aggregate.defence import AdaptiveDefence
 from koinon.aggregate.detect import Quarantine
 from koinon.aggregate.distance import CAF, FABA, Bulyan, Krum, MinimumDiameter, MultiKrum
 from koinon.aggregate.filtering import FLAME, DnC, FoolsGold, SignGuard
@@ -55,6 +56,7 @@ __all__ = [
     "R2",
     "Accuracy",
     "AdaptiveClip",
+    "AdaptiveDefence",
     "AdaptiveRobustClipping",
     "AdmissionError",
     "Attacked",

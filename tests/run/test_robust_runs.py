@@ -1,6 +1,8 @@
 """Robust rules in runs: equal bits everywhere, memory that survives, and rounds that wait for as many as a rule needs."""
 
 import functools
+import itertools
+import re
 
 import pytest
 import torch
@@ -133,3 +135,29 @@ def test_suspicion_is_in_the_record_and_in_the_report(tmp_path) -> None:
     assert "Who is suspected" in page
     plain = kn.simulate(federation(kn.Mean(), 1), POPULATION, runs=tmp_path, progress=Quiet())
     assert "Who is suspected" not in (plain.path / "report.html").read_text()
+
+
+def test_a_defence_moves_to_what_serves_and_says_why(tmp_path) -> None:
+    """Four of nine lie far away: Krum leaves them out, and a median at its breakdown point is bent by them."""
+    root = kn.Samples(samples(77).inputs, samples(77).targets)
+    made = federation(kn.AdaptiveDefence((kn.Krum(1), kn.Median()), root, patience=2), 20, stages=())
+    lie = kn.Attacked(kn.attack.Sybils(3.0, noise=1e-4), 4)
+    run = kn.simulate(made, POPULATION, runs=tmp_path, progress=Quiet(), engine=lie)
+    decisions = [record.decision for record in run.history]
+    assert all(
+        re.search(r"(moved to|stayed with) (Krum|Median) \((calm|threat), (alike|unlike)\)", each) for each in decisions
+    )
+    assert sum("Krum" in each for each in decisions[10:]) >= 8
+    moves = [number for number, each in enumerate(decisions) if each.startswith("moved")]
+    assert all(later - earlier >= 2 for earlier, later in itertools.pairwise(moves)), "patience"
+    assert kn.simulate(made, POPULATION, runs=tmp_path, progress=Quiet(), engine=lie).digest == run.digest
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [(kn.Median(),), (kn.Median(), kn.NormClipping(1.0)), (kn.Median(), kn.Mean())],
+    ids=["one", "none", "mean"],
+)
+def test_a_defence_moves_among_robust_rules_only(rules) -> None:
+    with pytest.raises(kn.AdmissionError, match=r"at least two|bears no liar"):
+        kn.AdaptiveDefence(rules, ROOT)

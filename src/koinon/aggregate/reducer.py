@@ -108,6 +108,14 @@ class Watching(Contextual, Protocol):
         """What is known of each client, by name."""
 
 
+@runtime_checkable
+class Deciding(Contextual, Protocol):
+    """A rule that decides anew in every round, and says what and why."""
+
+    def note(self, memory: Memory) -> str:
+        """In one line, for the round's record."""
+
+
 def reduced(reducer: Reducer, memory: Memory, rows: Rows, round: Round) -> tuple[Memory, Vector]:
     """A round by any rule: the next memory, and one update of all."""
     if isinstance(reducer, Contextual):

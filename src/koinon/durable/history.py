@@ -53,6 +53,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
         told: What the clients were told beside the model, such as an adaptive clip's norm.
         suspicion: What a rule that watches for liars knows of each client of the round: its suspicion, its score in the round,
             and 1 if it was left out.
+        decision: What a rule that decides anew in every round did, and why.
     """
 
     round: int
@@ -66,6 +67,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     releases: tuple[Release, ...] = ()
     told: Values = {}
     suspicion: Mapping[ClientId, Values] = {}
+    decision: str = ""
 
     @property
     def bytes_up(self) -> int:

@@ -48,7 +48,7 @@ from koinon.protocol.round import RoundState
 from koinon.protocol.state import SessionState, Terms
 from koinon.run.allocator import give_back
 from koinon.run.settings import Settings
-from koinon.run.work import EncodedRows, advance, aggregated, draw, first_state, held, suspicion
+from koinon.run.work import EncodedRows, advance, aggregated, decision, draw, first_state, held, suspicion
 from koinon.strategy.protection import check_enough
 from koinon.update.codec import OnDisk
 from koinon.update.stage import Told
@@ -84,6 +84,7 @@ class _Reduced:
     digest: str
     metrics: dict[str, float]
     suspicion: dict[ClientId, Mapping[str, float]]
+    decision: str
 
 
 @dataclass
@@ -296,7 +297,8 @@ class Coordinator:
         checkpoint.save(self.store.checkpoint(job.round), state)
         metrics = central(learner, self.federation.evaluation, state.model, job.round, self.info.rounds)
         model = self._blob(state)
-        self._reduced = _Reduced(model.digest, values(metrics or {}), suspicion(self.federation, state, job.accepted))
+        known = suspicion(self.federation, state, job.accepted), decision(self.federation, state)
+        self._reduced = _Reduced(model.digest, values(metrics or {}), *known)
         return Closed(job.round, model, self._told(state))
 
     def _record(self, round: RoundState) -> RoundRecord:
@@ -314,6 +316,7 @@ class Coordinator:
             releases=Release.in_round(self.federation.protections, round.number),
             told=self.state.told,
             suspicion=self._reduced.suspicion,
+            decision=self._reduced.decision,
         )
 
     def _closed(self, round: RoundState, record: RoundRecord) -> None:

@@ -43,7 +43,7 @@ from koinon.run.app import new_run_id
 from koinon.run.coordinator import TRAINING
 from koinon.run.engine import Engine, InProcess, MakeEngine
 from koinon.run.result import Run
-from koinon.run.work import ClientState, Local, advance, aggregated, draw, first_state, held, suspicion
+from koinon.run.work import ClientState, Local, advance, aggregated, decision, draw, first_state, held, suspicion
 from koinon.strategy.protection import check_enough
 from koinon.update.codec import InMemory
 from koinon.update.stage import Told
@@ -226,6 +226,7 @@ class _Simulation:
             releases=Release.in_round(self.federation.protections, opened.round),
             told=self.state.told,
             suspicion=suspicion(self.federation, self.server, opened.cohort),
+            decision=decision(self.federation, self.server),
         )
         self.store.close_round(record)
         self.store.drop_checkpoints(before=opened.round)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from koinon.aggregate.bounded import Bounded
-from koinon.aggregate.reducer import Contextual, Round, Rows, Watching, reduced
+from koinon.aggregate.reducer import Contextual, Deciding, Round, Rows, Watching, reduced
 from koinon.core.errors import ClientFailed
 from koinon.core.noise import Noise
 from koinon.core.rng import generator
@@ -150,6 +150,12 @@ def suspicion(
         return {}
     report = reducer.report(state.reducer)
     return {client: report[client] for client in clients if client in report}
+
+
+def decision(federation: Federation, state: ServerState) -> str:
+    """What the rule did in the round and why, where it decides anew in every one."""
+    reducer = federation.strategy.reducer
+    return reducer.note(state.reducer) if isinstance(reducer, Deciding) else ""
 
 
 def _own_update(federation: Federation, seed: int, round: int, model: Vector) -> Vector | None:

@@ -71,7 +71,7 @@ def _training() -> float:
     seconds = []
     for round in range(1, 50):
         began = time.process_time()
-        train(federation, 0, Noise.seeded(0), round, "0", model, data, state)
+        train(federation, 0, Noise.seeded(0), round, "0", model, data, state, {})
         seconds.append(time.process_time() - began)
     return statistics.median(seconds)
 

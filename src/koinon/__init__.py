@@ -5,6 +5,7 @@ import koinon as kn
 
 from koinon import data, privacy
 from koinon.aggregate.mean import Mean
+from koinon.aggregate.vote import MajorityVote
 from koinon.core.errors import (
     AdmissionError,
     ClientFailed,
@@ -30,8 +31,17 @@ from koinon.strategy.recipes import fedadagrad, fedadam, fedavg, fedprox, fedyog
 from koinon.strategy.strategy import Strategy
 from koinon.update.clip import Clip, ClipL1, ClipLayers
 from koinon.update.codec import Float32
+from koinon.update.eden import Eden
+from koinon.update.feedback import ErrorFeedback
+from koinon.update.floats import BFloat16, Float16
+from koinon.update.lowrank import LowRank
 from koinon.update.noise import GaussianNoise, LaplaceNoise, Local
+from koinon.update.quantize import Quantize
+from koinon.update.rotate import Rotate
+from koinon.update.sign import Sign
+from koinon.update.sparsify import RandomMask, TopK, ternary
 from koinon.update.weight import Weight
+from koinon.update.zstd import Zstd
 
 __all__ = [
     "AUROC",
@@ -40,6 +50,7 @@ __all__ = [
     "R2",
     "Accuracy",
     "AdmissionError",
+    "BFloat16",
     "Budget",
     "Calibration",
     "ClientFailed",
@@ -48,15 +59,20 @@ __all__ = [
     "ClipLayers",
     "DataSet",
     "Dirichlet",
+    "Eden",
     "EqualDirichlet",
+    "ErrorFeedback",
     "Evaluation",
     "Everyone",
     "Federation",
+    "Float16",
     "Float32",
     "GaussianNoise",
     "KoinonError",
     "LaplaceNoise",
     "Local",
+    "LowRank",
+    "MajorityVote",
     "Mean",
     "MeanAbsoluteError",
     "MeanSquaredError",
@@ -66,11 +82,16 @@ __all__ = [
     "Population",
     "ProtocolViolation",
     "QuantitySkew",
+    "Quantize",
+    "RandomMask",
+    "Rotate",
     "RoundRobin",
     "Run",
     "Samples",
     "Shards",
+    "Sign",
     "Strategy",
+    "TopK",
     "TorchLearner",
     "Unavailable",
     "Uniform",
@@ -78,6 +99,7 @@ __all__ = [
     "Weight",
     "Weighted",
     "Yogi",
+    "Zstd",
     "calibrate",
     "data",
     "fedadagrad",
@@ -87,4 +109,5 @@ __all__ = [
     "fedyogi",
     "privacy",
     "simulate",
+    "ternary",
 ]

@@ -7,7 +7,7 @@ from koinon.durable.ledger import Ledger
 from koinon.durable.secret import noise_of
 from koinon.durable.store import Store
 from koinon.run.app import load_app
-from koinon.run.work import EncodedRows, advance, first_state, held, train
+from koinon.run.work import EncodedRows, advance, first_state, held, shared, train
 from koinon.update.codec import InMemory
 
 DEATHS = [
@@ -41,7 +41,7 @@ def test_whoever_is_killed_draws_the_same_noise_again_and_charges_it_once(surviv
 
 def replayed(trial, federation):
     """The digests of every round, drawn once more and without a death from the secrets that the processes have left."""
-    learner, strategy, clients = federation.learner, federation.strategy, load_app(trial.app).clients(len(trial.nodes))
+    strategy, clients = federation.strategy, load_app(trial.app).clients(len(trial.nodes))
     homes = {name: trial.folder / "nodes" / name / trial.folder.name for name in trial.nodes}
     state, digests = first_state(federation, 0), []
     for round in range(1, federation.planned + 1):
@@ -50,7 +50,7 @@ def replayed(trial, federation):
             for name, home in homes.items()
         ]
         encoded, weights = [InMemory(local.encoded) for local in sent], [local.weight for local in sent]
-        rows = held(federation, EncodedRows(strategy.codec, encoded, weights, learner.layout.length))
+        rows = held(federation, EncodedRows(strategy.codec, encoded, weights, shared(federation, 0, round)))
         total = strategy.reducer.reduce(rows)
         state = advance(federation, 0, noise_of(trial.folder), round, state, total, rows.weights)
         digests.append(checkpoint.digest(state.model))

@@ -46,8 +46,8 @@ from koinon.protocol.messages import Blob, Chunk, Continue
 from koinon.protocol.round import RoundState
 from koinon.protocol.state import SessionState, Terms
 from koinon.run.allocator import give_back
-from koinon.run.work import EncodedRows, advance, draw, first_state, held
-from koinon.update.codec import OnDisk
+from koinon.run.work import EncodedRows, advance, draw, first_state, held, shared
+from koinon.update.codec import OnDisk, Shared
 from koinon.view.progress import Progress, Quiet
 
 TRAINING = "train_"
@@ -129,15 +129,13 @@ class Coordinator:
     aside: Callable[[Callable[[], None]], object] = lambda work: work()
 
     def __post_init__(self) -> None:
-        length = self.federation.learner.layout.length
-        codec = self.federation.strategy.codec
+        codec, layout = self.federation.strategy.codec, self.shared(0).layout
         self.noise = noise_of(self.store.folder) if self.federation.protections else Noise.seeded(self.info.seed)
-        size = codec.size(length)
-        self.spool = Spool(self.store.spool, codec, length, most_bytes=size or 4 * length + 4096)
+        self.spool = Spool(self.store.spool, codec, self.shared, most_bytes=codec.most(layout))
         self.terms = Terms(
             rounds=self.info.rounds,
             draw=self._draw,
-            update_bytes=size,
+            update_bytes=codec.size(layout),
             secret_cohort=self.federation.strategy.secret_cohort,
             **{name: getattr(self.settings, name) for name in Settings.__dataclass_fields__},
         )
@@ -145,6 +143,10 @@ class Coordinator:
         self._opened_at = self.clock()
         self._reduced: _Reduced | None = None
         self.state, self.unfinished = self._restored()
+
+    def shared(self, round: int) -> Shared:
+        """What a round's nodes and this server know alike of what travels."""
+        return shared(self.federation, self.info.seed, round)
 
     def handle(self, *events: Event) -> list[Out]:
         """Take events through the protocol; returns what is to be sent and done, in order.
@@ -295,7 +297,7 @@ class Coordinator:
                 for node, offer in zip(job.accepted, job.offers, strict=True)
             ]
             weights = [offer.weight for offer in job.offers]
-            encoded = EncodedRows(strategy.codec, [OnDisk(path) for path in paths], weights, learner.layout.length)
+            encoded = EncodedRows(strategy.codec, [OnDisk(path) for path in paths], weights, self.shared(job.round))
             rows = held(self.federation, encoded)
             total = strategy.reducer.reduce(rows)
             state = advance(self.federation, self.info.seed, self.noise, job.round, state, total, rows.weights)

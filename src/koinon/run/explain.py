@@ -51,8 +51,8 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
         policy: A node's, to be told what it says of the planned rounds; None for none.
     """
     spec, strategy = federation.spec, federation.strategy
-    length = federation.learner.layout.length
-    up, down = strategy.codec.size(length), 4 * length
+    layout = federation.learner.layout
+    up, down = strategy.codec.size(layout), 4 * layout.length
     spent = {
         protection.place: protection.after(federation.planned, federation.delta)
         for protection in federation.protections
@@ -81,13 +81,24 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
         ("liars tolerated", f"0: {type(strategy.reducer).__name__} follows any one of them anywhere"),
         ("bound on an update", bound),
         ("bound on a node's weight", weight),
-        ("bytes from a node, a round", "depends on the update" if up is None else f"{up:,} and framing"),
+        ("bytes from a node, a round", _up(federation)),
         ("bytes to a node, a round", f"{down:,} and framing"),
         ("assumed", _assumed(spent)),
         *((("the owner's policy", _verdict(federation, policy)),) if policy is not None else ()),
     )
     epsilon = next((guarantee.epsilon for guarantee in spent.values()), None)
     return Explanation(learns, facts, epsilon, 0, up, down)
+
+
+def _up(federation: Federation) -> str:
+    """What a node sends in a round."""
+    codec, layout = federation.strategy.codec, federation.learner.layout
+    size = codec.size(layout)
+    return (
+        f"at most {codec.most(layout):,} and framing; fewer as the update allows"
+        if size is None
+        else f"{size:,} and framing"
+    )
 
 
 _NOISE: Mapping[Place, str] = {

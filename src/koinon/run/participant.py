@@ -37,12 +37,13 @@ from koinon.protocol.node import (
     Quit,
     Remember,
     Say,
+    TakeBack,
     Train,
     Trained,
     Upload,
 )
 from koinon.run.policy import Policy
-from koinon.run.work import train
+from koinon.run.work import CODEC, train
 from koinon.view.log import log
 
 Job: TypeAlias = Train | Evaluate
@@ -137,6 +138,8 @@ class Participant:
             match effect:
                 case Download():
                     out.extend(self._download(effect.model))
+                case TakeBack():
+                    self.journal.take_back(effect.round, CODEC)
                 case Remember():
                     self.journal.remember(effect.round, effect.entry)
                 case Say() | Upload() | Quit() | Train() | Evaluate():
@@ -196,10 +199,7 @@ class Participant:
 
     def _offer(self, task: Task) -> Offer:
         began = self.clock()
-        strategy = self.federation.strategy
-        state = self.journal.state(before=task.round)
-        if state is None:
-            state = dict(strategy.stages.init(self.federation.learner.layout))
+        state = self.journal.state(before=task.round) or {}
         model = self.journal.model(task.model.digest)
         reach("node mid training")
         local = train(self.federation, self.seed, self._noise, task.round, self.name, model, self.data, state)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.figures import Figure, table
 
-NAMES = ("round_overhead", "upload", "memory", "longrun", "idle", "simulate", "dpsgd", "noise")
+NAMES = ("round_overhead", "upload", "memory", "longrun", "idle", "simulate", "dpsgd", "noise", "codecs")
 
 
 def main() -> None:

@@ -1,12 +1,22 @@
 """Numbers and places in few bits."""
 
+import contextlib
+import importlib.util
+import resource
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import koinon as kn
+from koinon.core.rng import generator
 from koinon.update import places as module
 from koinon.update.codec import InMemory, Section, Shared, flat
 from koinon.update.pack import WIDTHS, pack, packed_bytes, unpack
@@ -62,3 +72,34 @@ def test_a_section_is_within_its_whole():
     assert bytes(Section(InMemory(b"abcdef"), 2, 5).read(1, 3)) == b"de"
     with pytest.raises(ValueError, match="6 bytes where at least 7"):
         Section(InMemory(b"abcdef"), 7, 6)
+
+
+def test_fuzzing_by_coverage_finds_nothing():
+    if importlib.util.find_spec("atheris") is None:
+        pytest.skip("atheris is not installed")
+    target = Path(__file__).with_name("fuzz_codecs.py")
+    # What Linux calls a process's greatest memory includes that of the process which started it: this one.
+    most = 1024 + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    options = ["-max_total_time=2", "-max_len=300", "-verbosity=0", f"-rss_limit_mb={most}"]
+    command = [sys.executable, str(target), *options]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [kn.Quantize(4), kn.Eden(1), kn.TopK(0.5), kn.RandomMask(0.1), kn.TopK(0.1) >> kn.Quantize(4) >> kn.Zstd()],
+    ids=str,
+)
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_block_takes_memory_in_proportion_to_itself(codec, damaged):
+    known = Shared(flat(1_500_000))
+    update = torch.randn(known.length, generator=generator(0, "update"))
+    _, data = codec.encode({}, update, known, generator(0, "encode"))
+    encoded = InMemory(b"\xff" * len(data) if damaged else bytes(data))
+    tracemalloc.start()
+    with contextlib.suppress(ValueError):
+        codec.decode(encoded, known, 1_000_000, 1_000_100)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2_500_000, "some chunks of 2**16, where the whole has six million bytes"

@@ -143,7 +143,7 @@ def test_a_file_and_memory_decode_alike(codec, tmp_path):
     assert torch.equal(codec.decode(OnDisk(path), shared(1000), 0, 1000), whole)
 
 
-DRAWS = 20
+DRAWS = 12
 
 
 @every_codec
@@ -164,10 +164,10 @@ UNBIASED = [codec for codec in (*PLAIN, *PACKED) if codec.claims.unbiased]
 @pytest.mark.parametrize("codec", UNBIASED, ids=str)
 @pytest.mark.parametrize("kind", ["normal", "pair", "tails"])
 def test_what_is_decoded_is_right_on_average(codec, kind):
-    given, draws = vector(kind, 300, seed=1), 200 if codec.claims.variance else 1
+    given, draws = vector(kind, 300, seed=1), 120 if codec.claims.variance else 1
     mean = sum(sent(codec, given, seed, round=seed)[2].double() for seed in range(draws)) / draws
     expected = codec.claims.variance * squares(given) / draws
-    luck = 1.5 if kind == "normal" else 9  # where two values decide, a mean of 200 is no more certain than that
+    luck = 1.5 if kind == "normal" else 9  # where two values decide, a mean of 120 is no more certain than that
     assert squares(given - mean) <= luck * expected + 1e-11 * squares(given)
 
 
@@ -307,7 +307,7 @@ def test_feedback_loses_nothing(codec):
 @pytest.mark.parametrize("codec", [codec for codec in PLAIN if codec.claims.contraction > 0.02], ids=str)
 def test_feedbacks_memory_stays_bounded(codec):
     feedback, state, memory = kn.ErrorFeedback(codec), None, []
-    for round in range(150):
+    for round in range(80):
         state, _, _ = sent(feedback, vector("normal", 200, round), state=state, round=round)
         memory.append(squares(state["left"]))
     contraction = codec.claims.contraction

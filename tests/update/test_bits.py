@@ -58,6 +58,16 @@ def test_places_take_little_more_than_the_least_there_can_be(fraction):
     assert least < bits < least + 1.1
 
 
+def test_places_that_do_not_ascend_are_refused():
+    code = PlaceCode(2, 100)
+    encoded = bytearray(code.encode(np.array([3, 5])))
+    encoded[-3] = 0  # the planes of the lower bits, of which the two places are made equal
+    encoded[-4] = 0b11
+    encoded[-5] = 0b11
+    with pytest.raises(ValueError, match="do not ascend"):
+        code.within(InMemory(bytes(encoded)), 0, 100)
+
+
 def test_a_frame_that_would_grow_beyond_its_size_is_refused():
     known, codec = Shared(flat(1000)), kn.Zstd()
     bomb = zstandard.ZstdCompressor().compress(bytes(50_000_000))

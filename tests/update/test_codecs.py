@@ -268,6 +268,12 @@ def test_a_mask_is_another_in_every_round():
     assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
 
 
+def test_signs_come_with_the_mean_magnitude_of_their_block():
+    _, data, decoded = sent(kn.Sign(block=2), torch.tensor([1.0, -3.0, 0.0, 4.0, -5.0]))
+    assert decoded.tolist() == [2, -2, 2, 2, -5]
+    assert len(data) == 3 * 4 + 1
+
+
 def test_a_rotation_keeps_lengths_and_spreads_a_spike():
     codec, given = kn.Rotate(), vector("spike", 4096)
     _, data, decoded = sent(codec, given)

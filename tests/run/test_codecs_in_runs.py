@@ -64,6 +64,12 @@ def test_where_the_size_depends_on_the_update_the_most_is_told(tmp_path):
     assert all(0 < part.bytes_up <= most for record in run.history for part in record.participants)
 
 
+def test_it_is_told_that_a_nodes_disk_holds_what_was_left_out():
+    for codec in (kn.ErrorFeedback(kn.TopK(0.2)), kn.LowRank(1)):
+        assert "remembers of earlier updates" in dict(explain(federation(codec)).learns)["a node's own disk"]
+    assert "remembers" not in dict(explain(federation(kn.TopK(0.2))).learns)["a node's own disk"]
+
+
 def test_an_owner_alone_trains_through_the_same_codec(tmp_path):
     codec = kn.ErrorFeedback(kn.TopK(0.2))
     alone = rivals(federation(codec, rounds=2), APP.clients(2))["1 alone"]

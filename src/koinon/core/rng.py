@@ -48,7 +48,7 @@ def integer(rng: torch.Generator) -> int:
 
 
 def words(rng: torch.Generator) -> np.random.SFC64:
-    """A source of raw 64-bit words (`random_raw(count)`) that follow from `rng`; ten times as fast as torch's draws.
+    """A source of raw 64-bit words (`random_raw(count)`) that follow from `rng`; six times as fast as torch's draws.
 
     For draws that others may know. NumPy keeps the stream of a bit generator the same in all versions.
     """

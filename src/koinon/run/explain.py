@@ -63,7 +63,7 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
         ("the server", _server(federation, spent)),
         ("another node", _models("the global model of every round, and the size of its cohort", spent)),
         ("whoever holds the final model", _models("what the model remembers of the training data", spent)),
-        ("a node's own disk", "the global model, its own update until it is acknowledged"),
+        ("a node's own disk", _disk(federation)),
     )
     bound = "none"
     if spec.l2_bound is not None:
@@ -88,6 +88,13 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
     )
     epsilon = next((guarantee.epsilon for guarantee in spent.values()), None)
     return Explanation(learns, facts, epsilon, 0, up, down)
+
+
+def _disk(federation: Federation) -> str:
+    """What lies on a node's disk."""
+    kept = "the global model, its own update until it is acknowledged"
+    remembers = federation.strategy.codec.init(federation.learner.layout)
+    return f"{kept}, what its codec remembers of earlier updates" if remembers else kept
 
 
 def _up(federation: Federation) -> str:

@@ -86,8 +86,12 @@ class LowRank(Composable):
         return self.claims.of(spec)
 
     def init(self, layout: Layout) -> State:
-        """Nothing; the first Q is drawn."""
-        return {}
+        """Zeros in place of each Q, the first of which is drawn."""
+        return {
+            f"q{number}": torch.zeros(place.columns, place.rank)
+            for number, place in enumerate(self._places(layout))
+            if place.rank
+        }
 
     def size(self, layout: Layout) -> int | None:
         """Follows from the shapes."""
@@ -107,8 +111,9 @@ class LowRank(Composable):
             if place.rank == 0:
                 pieces.append(tensor)
                 continue
-            drawn = torch.randn(place.columns, place.rank, generator=rng)
-            start = state.get(f"q{number}", drawn)
+            start = state[f"q{number}"]
+            if not start.any():
+                start = torch.randn(start.shape, generator=rng)
             matrix = tensor.view(place.rows, place.columns)
             columns, _ = torch.linalg.qr(matrix @ start)
             weights = matrix.T @ columns

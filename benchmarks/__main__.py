@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.figures import Figure, table
 
-NAMES = ("round_overhead", "upload", "memory", "longrun", "idle", "simulate", "dpsgd", "noise", "rules")
+NAMES = ("round_overhead", "upload", "memory", "longrun", "idle", "simulate", "dpsgd", "noise", "rules", "codecs")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from koinon.aggregate.geometric import GeometricMedian
 from koinon.aggregate.mean import Mean
 from koinon.aggregate.mixing import AdaptiveRobustClipping, Bucketing, NearestNeighborMixing
 from koinon.aggregate.rooted import FLTrust, Zeno
+from koinon.aggregate.vote import MajorityVote
 from koinon.core.errors import (
     AdmissionError,
     ClientFailed,
@@ -42,9 +43,18 @@ from koinon.update.adaptive import AdaptiveClip
 from koinon.update.clip import Clip, ClipL1, ClipLayers
 from koinon.update.codec import Float32
 from koinon.update.correlated import CorrelatedNoise
+from koinon.update.eden import Eden
+from koinon.update.feedback import ErrorFeedback
+from koinon.update.floats import BFloat16, Float16
+from koinon.update.lowrank import LowRank
 from koinon.update.momentum import Momentum
 from koinon.update.noise import GaussianNoise, LaplaceNoise, Local
+from koinon.update.quantize import Quantize
+from koinon.update.rotate import Rotate
+from koinon.update.sign import Sign
+from koinon.update.sparsify import RandomMask, TopK, ternary
 from koinon.update.weight import Weight
+from koinon.update.zstd import Zstd
 
 __all__ = [
     "AUROC",
@@ -60,6 +70,7 @@ __all__ = [
     "AdaptiveRobustClipping",
     "AdmissionError",
     "Attacked",
+    "BFloat16",
     "Bucketing",
     "Budget",
     "Bulyan",
@@ -73,11 +84,14 @@ __all__ = [
     "DataSet",
     "Dirichlet",
     "DnC",
+    "Eden",
     "EqualDirichlet",
+    "ErrorFeedback",
     "Evaluation",
     "Everyone",
     "FLTrust",
     "Federation",
+    "Float16",
     "Float32",
     "FoolsGold",
     "GaussianNoise",
@@ -86,6 +100,8 @@ __all__ = [
     "Krum",
     "LaplaceNoise",
     "Local",
+    "LowRank",
+    "MajorityVote",
     "Mean",
     "MeanAbsoluteError",
     "MeanAroundMedian",
@@ -102,13 +118,18 @@ __all__ = [
     "Population",
     "ProtocolViolation",
     "QuantitySkew",
+    "Quantize",
     "Quarantine",
+    "RandomMask",
+    "Rotate",
     "RoundRobin",
     "Run",
     "Samples",
     "Shards",
+    "Sign",
     "SignGuard",
     "Strategy",
+    "TopK",
     "TorchLearner",
     "TrimmedMean",
     "Unavailable",
@@ -118,6 +139,7 @@ __all__ = [
     "Weighted",
     "Yogi",
     "Zeno",
+    "Zstd",
     "attack",
     "calibrate",
     "data",
@@ -128,4 +150,5 @@ __all__ = [
     "fedyogi",
     "privacy",
     "simulate",
+    "ternary",
 ]

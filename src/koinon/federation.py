@@ -4,8 +4,11 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
 from koinon.core.describe import describe
 from koinon.core.errors import AdmissionError
+from koinon.core.layout import Layout, Slot
 from koinon.core.types import Spec
 from koinon.evaluate.evaluation import Evaluation
 from koinon.learn.learner import Learner
@@ -77,6 +80,14 @@ class Federation:
     def carried(self) -> int:
         """Coordinates of an update on its way: the model's, and what stages add behind them."""
         return self.strategy.carried(self.learner.layout.length)
+
+    @cached_property
+    def travelling(self) -> Layout:
+        """The layout of an update on its way."""
+        own = self.learner.layout
+        if self.carried == own.length:
+            return own
+        return Layout((*own.slots, Slot("tally", (self.carried - own.length,), torch.float32, own.length, False)))
 
     @cached_property
     def digest(self) -> str:

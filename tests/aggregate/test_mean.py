@@ -12,9 +12,11 @@ from koinon.aggregate.mean import Mean
 from koinon.aggregate.reducer import Matrix, Summing
 from koinon.core.rng import generator
 from koinon.run.work import EncodedRows
-from koinon.update.codec import Float32, OnDisk
+from koinon.update.codec import Float32, OnDisk, Shared, flat
 
 MATRICES = st.tuples(st.integers(1, 6), st.integers(1, 30), st.integers(0, 2**32))
+
+SHARED = Shared(flat(100))
 
 
 def matrix(shape):
@@ -56,9 +58,9 @@ def test_rows_in_files_give_the_same_bits(tmp_path, monkeypatch):
     files = []
     for number, row in enumerate(updates):
         path = tmp_path / str(number)
-        path.write_bytes(Float32().encode(row, generator(0, "none")))
+        path.write_bytes(Float32().encode({}, row, SHARED, generator(0, "none"))[1])
         files.append(OnDisk(path))
-    assert torch.equal(Mean().reduce(EncodedRows(Float32(), files, weights, 100)), Mean()(updates, weights))
+    assert torch.equal(Mean().reduce(EncodedRows(Float32(), files, weights, SHARED)), Mean()(updates, weights))
 
 
 def test_float64_accumulation_keeps_what_float32_would_lose():

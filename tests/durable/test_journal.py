@@ -76,6 +76,24 @@ def test_state_is_that_of_the_last_round_that_was_remembered(journal):
     assert journal.state(before=3)["value"] == 2
 
 
+def test_what_a_codec_left_out_is_taken_back_with_a_refused_update(journal):
+    for round in (1, 2):
+        state = {"0.rounds": torch.tensor(round), "codec.left": torch.tensor(10.0 * round)}
+        journal.remember(round, entry(journal.keep(round, b"update", state), round))
+    for _ in range(2):  # a node that is killed in between does it again
+        journal.take_back(2, "codec.")
+        journal = reopened(journal)
+    journal.take_back(7, "codec.")
+    kept = journal.state(before=3)
+    assert (kept["0.rounds"], kept["codec.left"]) == (2, 10)
+
+
+def test_of_the_first_round_all_that_was_left_out_is_taken_back(journal):
+    journal.remember(1, entry(journal.keep(1, b"update", {"codec.left": torch.ones(2)})))
+    journal.take_back(1, "codec.")
+    assert journal.state(before=2) == {}
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 12), st.booleans(), st.floats(0, 1)), max_size=20))
 def test_a_download_goes_on_after_any_cuts_and_torn_ends(tmp_path_factory, cuts):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from koinon.core.errors import ProtocolViolation, Unavailable
 from koinon.durable.spool import Spool
 from koinon.protocol.messages import Blob, Chunk
-from koinon.update.codec import Float32
+from koinon.update.codec import Float32, Shared, flat
 
 LENGTH = 8
 UPDATE = np.linspace(-1, 1, LENGTH, dtype="<f4").tobytes()
@@ -22,7 +22,7 @@ def blob(data):
 
 
 def spool(folder, kind=Spool):
-    return kind(folder / "spool", Float32(), LENGTH, most_bytes=4 * LENGTH)
+    return kind(folder / "spool", Float32(), lambda round: Shared(flat(LENGTH), 0, round), most_bytes=4 * LENGTH)
 
 
 def send(spool, data, start, stop, node="a", of=None):

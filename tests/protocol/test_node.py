@@ -37,6 +37,7 @@ from koinon.protocol.node import (
     Received,
     Remember,
     Say,
+    TakeBack,
     Train,
     Trained,
     Upload,
@@ -131,6 +132,13 @@ def test_the_whole_way_of_an_update():
     assert node.hears(Continue(1, 16)) == [Upload(offer(), 16)]
     assert node.hears(Accepted(1)) == [Remember(1, Entry(model(1).digest, None))]
     assert node.hears(Continue(1, 0), Accepted(1), Refused(1, "late")) == []
+
+
+def test_what_a_refused_update_took_with_it_is_taken_back_before_it_is_forgotten():
+    node = Node()
+    node.trains()
+    assert node.hears(Refused(1, "late")) == [TakeBack(1), Remember(1, Entry(model(1).digest, None))]
+    assert node.hears(Refused(1, "late")) == []
 
 
 def test_after_a_crash_the_same_bytes_are_offered():

@@ -7,7 +7,7 @@ from koinon.durable.ledger import Ledger
 from koinon.durable.secret import noise_of
 from koinon.durable.store import Store
 from koinon.run.app import load_app
-from koinon.run.work import EncodedRows, advance, first_state, held, train
+from koinon.run.work import EncodedRows, advance, first_state, held, shared, train
 from koinon.update.codec import InMemory
 
 DEATHS = [
@@ -51,7 +51,7 @@ def replayed(trial, federation):
             for name, home in homes.items()
         ]
         encoded, weights = [InMemory(local.encoded) for local in sent], [local.weight for local in sent]
-        rows = held(federation, EncodedRows(strategy.codec, encoded, weights, federation.carried))
+        rows = held(federation, EncodedRows(strategy.codec, encoded, weights, shared(federation, 0, round)))
         total = strategy.reducer.reduce(rows)
         state = advance(federation, 0, noise_of(trial.folder), round, state, total, rows.weights)
         digests.append(checkpoint.digest(state.model))

@@ -13,7 +13,6 @@ from koinon.core.noise import Noise
 from koinon.core.rng import generator
 from koinon.core.types import Cohort, Spec, Update
 from koinon.update.clip import Clip
-from koinon.update.codec import Float32, InMemory, OnDisk
 from koinon.update.stage import Chain, Context, OnClient
 from koinon.update.weight import Weight
 
@@ -74,25 +73,6 @@ def test_specs_say_what_is_known():
 def test_weighting_twice_is_refused():
     with pytest.raises(kn.AdmissionError, match="keep one Weight"):
         kn.fedavg(stages=(Weight(), Weight()))
-
-
-@given(st.lists(NUMBERS, max_size=50), st.data())
-def test_float32_gives_every_range_back_to_the_bit(values, data):
-    vector = torch.tensor(values, dtype=torch.float32)
-    encoded = InMemory(bytes(Float32().encode(vector, CONTEXT)))
-    assert encoded.size == Float32().size(len(vector))
-    start = data.draw(st.integers(0, len(values)))
-    stop = data.draw(st.integers(start, len(values)))
-    assert torch.equal(Float32().decode(encoded, len(vector), start, stop), vector[start:stop])
-
-
-def test_float32_reads_ranges_of_a_file(tmp_path):
-    vector = torch.randn(1000, generator=generator(2, "vector"))
-    path = tmp_path / "update"
-    path.write_bytes(Float32().encode(vector, CONTEXT))
-    assert torch.equal(Float32().decode(OnDisk(path), 1000, 250, 700), vector[250:700])
-    with pytest.raises(ValueError, match="4000 bytes where 4004"):
-        Float32().decode(OnDisk(path), 1001, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -45,3 +45,11 @@ def expanded(material: bytes) -> torch.Generator:
 def integer(rng: torch.Generator) -> int:
     """63 bits drawn from `rng`, to seed a library that takes an integer."""
     return int(torch.randint(2**63 - 1, (), generator=rng))
+
+
+def words(rng: torch.Generator) -> np.random.SFC64:
+    """A source of raw 64-bit words (`random_raw(count)`) that follow from `rng`; six times as fast as torch's draws.
+
+    For draws that others may know. NumPy keeps the stream of a bit generator the same in all versions.
+    """
+    return np.random.SFC64(integer(rng))

@@ -93,14 +93,31 @@ class Journal:
 
     def state(self, before: int) -> dict[str, torch.Tensor] | None:
         """The stages' state after the last trained round before this one; None if there is none."""
-        kept = {int(path.name.partition("-")[2]): path for path in self.folder.glob("state-*")}
-        last = max((round for round in kept if round < before and self._trained(round)), default=None)
-        if last is None:
+        kept = self._states(before)
+        if not kept:
             return None
-        for round, path in kept.items():
-            if round < last:
+        last = max(kept)
+        for path in self.folder.glob("state-*"):
+            if int(path.name.partition("-")[2]) < last:
                 path.unlink()
         return load_file(kept[last])
+
+    def take_back(self, round: int, prefix: str) -> None:
+        """The part of the state after a round whose names have this prefix is again what it was before; durable on return.
+
+        Raises:
+            Unavailable: if the disk is full or broken.
+        """
+        path = self._state(round)
+        after = load_file(path) if path.exists() else {}
+        if not any(name.startswith(prefix) for name in after):
+            return
+        earlier = self._states(before=round)
+        before = load_file(earlier[max(earlier)]) if earlier else {}
+        state = {name: tensor for name, tensor in after.items() if not name.startswith(prefix)}
+        state |= {name: tensor for name, tensor in before.items() if name.startswith(prefix)}
+        with replacing(path) as temporary:
+            save_file(state, temporary)
 
     def holding(self) -> tuple[str | None, int]:
         """Which model is here, wholly or in part, and how many bytes of it."""
@@ -141,6 +158,11 @@ class Journal:
     def model(self, digest: str) -> Vector:
         """A model that is here, float32 `[D]`."""
         return torch.from_numpy(np.fromfile(self._model(digest), dtype="<f4").astype(np.float32, copy=False))
+
+    def _states(self, before: int) -> dict[int, Path]:
+        """Where the states after trained rounds before this one are."""
+        kept = {int(path.name.partition("-")[2]): path for path in self.folder.glob("state-*")}
+        return {round: path for round, path in kept.items() if round < before and self._trained(round)}
 
     def _trained(self, round: int) -> bool:
         return self._database.execute("SELECT 1 FROM journal WHERE round = ?", (round,)).fetchone() is not None

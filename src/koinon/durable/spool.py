@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from koinon.core.errors import ProtocolViolation, Unavailable
 from koinon.core.types import ClientId, finite
 from koinon.durable.checkpoint import read_span, sync_folder
 from koinon.protocol.messages import Blob, Chunk
-from koinon.update.codec import Codec, OnDisk
+from koinon.update.codec import Codec, OnDisk, Shared
 
 FINITE_BLOCK = 1 << 15
 """Elements checked for NaN and Inf at a time."""
@@ -45,14 +45,14 @@ class Spool:
     Args:
         folder: Where the files are.
         codec: Decodes an update to check its values.
-        length: D, elements of a decoded update.
+        shared: Round number -> what all know of the round's updates.
         most_bytes: Largest update that is ever written.
     """
 
-    def __init__(self, folder: Path, codec: Codec, length: int, most_bytes: int) -> None:
+    def __init__(self, folder: Path, codec: Codec, shared: Callable[[int], Shared], most_bytes: int) -> None:
         self._folder = folder
         self._codec = codec
-        self._length = length
+        self._shared = shared
         self._most_bytes = most_bytes
         self._arriving: dict[ClientId, Arriving] = {}
 
@@ -115,7 +115,7 @@ class Spool:
         """Check a complete update and make it durable; returns what is wrong with it, or None."""
         path = self.path(round, node, blob.digest)
         try:
-            fault = self._fault(path, blob)
+            fault = self._fault(path, blob, self._shared(round))
             if fault is not None:
                 path.unlink()
                 return fault
@@ -145,7 +145,7 @@ class Spool:
         with path.open("ab") as file:
             file.write(data)
 
-    def _fault(self, path: Path, blob: Blob) -> str | None:
+    def _fault(self, path: Path, blob: Blob, shared: Shared) -> str | None:
         hasher = hashlib.sha256()
         for piece in read_span(path, 0, blob.size):
             hasher.update(piece)
@@ -153,9 +153,9 @@ class Spool:
             return "the update's bytes do not have the offered digest"
         encoded = OnDisk(path)
         try:
-            for start in range(0, self._length, FINITE_BLOCK):
-                stop = min(start + FINITE_BLOCK, self._length)
-                block = self._codec.decode(encoded, self._length, start, stop)
+            for start in range(0, shared.length, FINITE_BLOCK):
+                stop = min(start + FINITE_BLOCK, shared.length)
+                block = self._codec.decode(encoded, shared, start, stop)
                 if not finite(block):
                     return "the update holds NaN or infinite values"
         except ValueError as error:

@@ -4,7 +4,8 @@ Rules:
     - an update is in the journal, durable, before the server hears of it, and one round is trained once: the same
       bytes are offered again after any cut or crash, never a second draw;
     - a server that asks twice for one round with different models is told so and gets nothing;
-    - what the server refuses is dropped; what it acknowledges is forgotten only then, or when it is at a later round;
+    - what the server refuses is dropped, and what its codec left out before is taken back first; what it acknowledges is
+      forgotten only then, or when it is at a later round;
     - training goes on while the connection is down.
 """
 
@@ -131,6 +132,13 @@ class Remember:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeBack:
+    """The server refused a round's update: what the codec remembers is again what it was before that round."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
 class Upload:
     """Send the offered update's bytes from `offset` on."""
 
@@ -153,7 +161,7 @@ class Quit:
     finished: bool
 
 
-Effect: TypeAlias = Say | Download | Train | Remember | Upload | Evaluate | Quit
+Effect: TypeAlias = Say | Download | Train | Remember | TakeBack | Upload | Evaluate | Quit
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +223,11 @@ def _received(state: NodeState, message: FromServer) -> Step:
             if entry is None or entry.offer is None:
                 return state, ()
             return state, (Upload(entry.offer, message.offset),)
-        case Accepted() | Refused():
+        case Accepted():
             return _ended(state, message.round)
+        case Refused():
+            state, ended = _ended(state, message.round)
+            return state, (TakeBack(message.round), *ended) if ended else ()
         case Finished():
             state, forgotten = _outlived(state, message.round + 1)
             state = replace(state, final=message.model, task=None, training=False)

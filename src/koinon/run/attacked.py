@@ -14,8 +14,8 @@ from koinon.core.types import ClientId, Vector, finite
 from koinon.data.population import Population
 from koinon.federation import Federation
 from koinon.run.engine import Engine
-from koinon.run.work import ClientState, Local, train
-from koinon.update.codec import InMemory
+from koinon.run.work import ClientState, Local, shared, train
+from koinon.update.codec import InMemory, Shared
 from koinon.update.stage import Told
 
 
@@ -80,11 +80,12 @@ class _Attacked:
 
     def _lies(self, round: int, made: Mapping[ClientId, Local | ClientFailed]) -> dict[ClientId, Local | ClientFailed]:
         sent = {client: local for client, local in made.items() if isinstance(local, Local)}
-        honest = [self._decoded(local) for client, local in sent.items() if client not in self.liars]
+        known = shared(self.federation, self.seed, round)
+        honest = [_decoded(self.federation, known, local) for name, local in sent.items() if name not in self.liars]
         lying = {client: local for client, local in sent.items() if client in self.liars}
         if not honest or not lying:
             return {}
-        own = torch.stack([self._decoded(local) for local in lying.values()])
+        own = torch.stack([_decoded(self.federation, known, local) for local in lying.values()])
         rng = generator(self.seed, "attack", round)
         lies = self.attack.lies(Known(torch.stack(honest), own, rule_of(self.federation), round, rng))
         return {
@@ -94,13 +95,10 @@ class _Attacked:
             for (client, local), lie in zip(lying.items(), lies, strict=True)
         }
 
-    def _decoded(self, local: Local) -> Vector:
-        return _decoded(self.federation, local)
-
 
 def lied(federation: Federation, seed: int, round: int, client: ClientId, local: Local, attack: Attack) -> Local:
     """What a liar on a network sends in place of what it made; it knows nobody's update but its own."""
-    own = _decoded(federation, local)[None]
+    own = _decoded(federation, shared(federation, seed, round), local)[None]
     known = Known(own, own, rule_of(federation), round, generator(seed, "attack", round, client))
     return _sent(federation, seed, round, client, local, attack.lies(known)[0])
 
@@ -111,10 +109,12 @@ def rule_of(federation: Federation) -> Rule:
     return lambda updates: reducer.reduce(Matrix(updates, [1.0] * len(updates)))
 
 
-def _decoded(federation: Federation, local: Local) -> Vector:
-    return federation.strategy.codec.decode(InMemory(local.encoded), federation.carried, 0, federation.carried)
+def _decoded(federation: Federation, known: Shared, local: Local) -> Vector:
+    return federation.strategy.codec.decode(InMemory(local.encoded), known, 0, known.length)
 
 
 def _sent(federation: Federation, seed: int, round: int, client: ClientId, local: Local, lie: Vector) -> Local:
-    encoded = federation.strategy.codec.encode(lie.contiguous(), generator(seed, "codec", round, client))
+    codec, known = federation.strategy.codec, shared(federation, seed, round)
+    rng = generator(seed, "codec", round, client)
+    _, encoded = codec.encode(codec.init(known.layout), lie.contiguous(), known, rng)  # a liar remembers nothing
     return replace(local, encoded=encoded)

@@ -18,7 +18,7 @@ from koinon.durable.history import Values
 from koinon.evaluate.evaluation import Evaluation, on_client
 from koinon.federation import Federation
 from koinon.learn.learner import Learner
-from koinon.run.work import EncodedRows, advance, aggregated, first_state, held, train
+from koinon.run.work import ClientState, EncodedRows, advance, aggregated, first_state, held, shared, train
 from koinon.update.codec import InMemory
 from koinon.view.report import Comparison
 
@@ -78,13 +78,13 @@ def _pooled(population: Population) -> DataSet:
 
 def _trained(federation: Federation, owner: ClientId, data: DataSet, seed: int) -> Vector:
     """The last model of a federation of one."""
-    learner, strategy = federation.learner, federation.strategy
-    server, state = first_state(federation, seed), strategy.stages.init(learner.layout)
+    strategy, server = federation.strategy, first_state(federation, seed)
+    state: ClientState = {}
     noise = Noise.seeded(seed)
     for round in range(1, federation.planned + 1):
-        told = strategy.stages.tell(server.stages)
+        told, known = strategy.stages.tell(server.stages), shared(federation, seed, round)
         local = train(federation, seed, noise, round, owner, server.model, data, state, told)
-        rows = EncodedRows(strategy.codec, [InMemory(local.encoded)], [local.weight], federation.carried)
+        rows = EncodedRows(strategy.codec, [InMemory(local.encoded)], [local.weight], known)
         server, total = aggregated(federation, seed, round, server, [owner], held(federation, rows))
         server = advance(federation, seed, noise, round, server, total, rows.weights)
         state = local.state

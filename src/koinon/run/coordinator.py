@@ -48,9 +48,9 @@ from koinon.protocol.round import RoundState
 from koinon.protocol.state import SessionState, Terms
 from koinon.run.allocator import give_back
 from koinon.run.settings import Settings
-from koinon.run.work import EncodedRows, advance, aggregated, decision, draw, first_state, held, suspicion
+from koinon.run.work import EncodedRows, advance, aggregated, decision, draw, first_state, held, shared, suspicion
 from koinon.strategy.protection import check_enough
-from koinon.update.codec import OnDisk
+from koinon.update.codec import OnDisk, Shared
 from koinon.update.stage import Told
 from koinon.view.progress import Progress, Quiet
 
@@ -110,15 +110,13 @@ class Coordinator:
     aside: Callable[[Callable[[], None]], object] = lambda work: work()
 
     def __post_init__(self) -> None:
-        length = self.federation.carried
-        codec = self.federation.strategy.codec
+        codec, layout = self.federation.strategy.codec, self.shared(0).layout
         self.noise = noise_of(self.store.folder) if self.federation.protections else Noise.seeded(self.info.seed)
-        size = codec.size(length)
-        self.spool = Spool(self.store.spool, codec, length, most_bytes=size or 4 * length + 4096)
+        self.spool = Spool(self.store.spool, codec, self.shared, most_bytes=codec.most(layout))
         self.terms = Terms(
             rounds=self.info.rounds,
             draw=self._draw,
-            update_bytes=size,
+            update_bytes=codec.size(layout),
             secret_cohort=self.federation.strategy.secret_cohort,
             least=self.federation.strategy.least,
             **{name: getattr(self.settings, name) for name in Settings.__dataclass_fields__},
@@ -129,6 +127,10 @@ class Coordinator:
         self._opened_at = self.clock()
         self._reduced: _Reduced | None = None
         self.state, self.unfinished = self._restored()
+
+    def shared(self, round: int) -> Shared:
+        """What a round's nodes and this server know alike of what travels."""
+        return shared(self.federation, self.info.seed, round)
 
     def handle(self, *events: Event) -> list[Out]:
         """Take events through the protocol; returns what is to be sent and done, in order.
@@ -288,7 +290,7 @@ class Coordinator:
                 for node, offer in zip(job.accepted, job.offers, strict=True)
             ]
             weights = [offer.weight for offer in job.offers]
-            encoded = EncodedRows(strategy.codec, [OnDisk(path) for path in paths], weights, self.federation.carried)
+            encoded = EncodedRows(strategy.codec, [OnDisk(path) for path in paths], weights, self.shared(job.round))
             rows = held(self.federation, encoded)
             state, total = aggregated(self.federation, self.info.seed, job.round, state, job.accepted, rows)
             state = advance(self.federation, self.info.seed, self.noise, job.round, state, total, rows.weights)

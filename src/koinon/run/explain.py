@@ -52,8 +52,8 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
         policy: A node's, to be told what it says of the planned rounds; None for none.
     """
     spec, strategy = federation.spec, federation.strategy
-    length = federation.learner.layout.length
-    up, down = strategy.codec.size(length), 4 * length
+    layout = federation.learner.layout
+    up, down = strategy.codec.size(layout), 4 * layout.length
     spent = {
         protection.place: protection.after(federation.planned, federation.delta)
         for protection in federation.protections
@@ -64,7 +64,7 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
         ("the server", _server(federation, spent)),
         ("another node", _models("the global model of every round, and the size of its cohort", spent)),
         ("whoever holds the final model", _models("what the model remembers of the training data", spent)),
-        ("a node's own disk", "the global model, its own update until it is acknowledged"),
+        ("a node's own disk", _disk(federation)),
     )
     bound = "none"
     if spec.tally is not None:
@@ -84,13 +84,31 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
         ("liars tolerated", _liars(federation)[1]),
         ("bound on an update", bound),
         ("bound on a node's weight", weight),
-        ("bytes from a node, a round", "depends on the update" if up is None else f"{up:,} and framing"),
+        ("bytes from a node, a round", _up(federation)),
         ("bytes to a node, a round", f"{down:,} and framing"),
         ("assumed", _assumed(federation, spent)),
         *((("the owner's policy", _verdict(federation, policy)),) if policy is not None else ()),
     )
     epsilon = next((guarantee.epsilon for guarantee in spent.values()), None)
     return Explanation(learns, facts, epsilon, _liars(federation)[0], up, down)
+
+
+def _disk(federation: Federation) -> str:
+    """What lies on a node's disk."""
+    kept = "the global model, its own update until it is acknowledged"
+    remembers = federation.strategy.codec.init(federation.learner.layout)
+    return f"{kept}, what its codec remembers of earlier updates" if remembers else kept
+
+
+def _up(federation: Federation) -> str:
+    """What a node sends in a round."""
+    codec, layout = federation.strategy.codec, federation.learner.layout
+    size = codec.size(layout)
+    return (
+        f"at most {codec.most(layout):,} and framing; fewer as the update allows"
+        if size is None
+        else f"{size:,} and framing"
+    )
 
 
 _NOISE: Mapping[Place, str] = {

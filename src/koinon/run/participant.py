@@ -39,13 +39,14 @@ from koinon.protocol.node import (
     Quit,
     Remember,
     Say,
+    TakeBack,
     Train,
     Trained,
     Upload,
 )
 from koinon.run.attacked import lied
 from koinon.run.policy import Policy
-from koinon.run.work import train
+from koinon.run.work import CODEC, train
 from koinon.view.log import log
 
 Job: TypeAlias = Train | Evaluate
@@ -142,6 +143,8 @@ class Participant:
             match effect:
                 case Download():
                     out.extend(self._download(effect.model))
+                case TakeBack():
+                    self.journal.take_back(effect.round, CODEC)
                 case Remember():
                     self.journal.remember(effect.round, effect.entry)
                 case Say() | Upload() | Quit() | Train() | Evaluate():
@@ -210,10 +213,7 @@ class Participant:
 
     def _offer(self, task: Task) -> Offer:
         began = self.clock()
-        strategy = self.federation.strategy
-        state = self.journal.state(before=task.round)
-        if state is None:
-            state = dict(strategy.stages.init(self.federation.learner.layout))
+        state = self.journal.state(before=task.round) or {}
         model = self.journal.model(task.model.digest)
         reach("node mid training")
         noise, told = self._noise, task.told

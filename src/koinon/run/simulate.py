@@ -43,7 +43,18 @@ from koinon.run.app import new_run_id
 from koinon.run.coordinator import TRAINING
 from koinon.run.engine import Engine, InProcess, MakeEngine
 from koinon.run.result import Run
-from koinon.run.work import ClientState, Local, advance, aggregated, decision, draw, first_state, held, suspicion
+from koinon.run.work import (
+    ClientState,
+    Local,
+    advance,
+    aggregated,
+    decision,
+    draw,
+    first_state,
+    held,
+    shared,
+    suspicion,
+)
 from koinon.strategy.protection import check_enough
 from koinon.update.codec import InMemory
 from koinon.update.stage import Told
@@ -244,10 +255,8 @@ class _Simulation:
 
     def _client_state(self, client: ClientId) -> ClientState:
         prefix = f"{client}/"
-        state = {
-            name.removeprefix(prefix): tensor for name, tensor in self.server.clients.items() if name.startswith(prefix)
-        }
-        return state or self.federation.strategy.stages.init(self.federation.learner.layout)
+        clients = self.server.clients
+        return {name.removeprefix(prefix): tensor for name, tensor in clients.items() if name.startswith(prefix)}
 
 
 class _Gathered:
@@ -306,9 +315,10 @@ class _Gathered:
         return replace(advanced, clients={**server.clients, **self._states})
 
     def _add(self, client: ClientId, local: Local) -> None:
-        codec = self._simulation.federation.strategy.codec
-        decoded = codec.decode(InMemory(local.encoded), self._length, 0, self._length)
-        rows = held(self._simulation.federation, Matrix(decoded[None], [local.weight]))
+        federation = self._simulation.federation
+        known = shared(federation, self._simulation.info.seed, self._round)
+        decoded = federation.strategy.codec.decode(InMemory(local.encoded), known, 0, known.length)
+        rows = held(federation, Matrix(decoded[None], [local.weight]))
         (row,), (weight,) = rows.columns(0, self._length), rows.weights
         if isinstance(self._reducer, Summing):
             self._sum = self._reducer.add(self._sum, row, weight)

@@ -17,10 +17,13 @@ from koinon.durable.checkpoint import ServerState
 from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
 from koinon.learn.learner import LocalTask
-from koinon.update.codec import Codec, Encoded
-from koinon.update.stage import Context, Told
+from koinon.update.codec import Codec, Encoded, Shared
+from koinon.update.stage import Context, State, Told
 
 ClientState = Mapping[str, torch.Tensor]
+
+CODEC = "codec."
+"""Prefix of what a client's codec remembers, beside its stages, whose names begin with their places."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Local:
         weight: Its weight in the mean.
         examples: Examples it was trained on.
         metrics: Statistics of training, prefixed `train_`, and of the received model on held-out data.
-        state: The client's stage state after the round.
+        state: The client's state after the round.
     """
 
     encoded: bytes | memoryview
@@ -40,6 +43,11 @@ class Local:
     examples: int
     metrics: Metrics
     state: ClientState
+
+
+def shared(federation: Federation, seed: int, round: int) -> Shared:
+    """What a round's clients and its server know alike of what travels."""
+    return Shared(federation.travelling, seed, round)
 
 
 def first_state(federation: Federation, seed: int) -> ServerState:
@@ -92,6 +100,7 @@ def train(
 
     Args:
         noise: The client's own, of the whole run.
+        state: The client's after its last round: its stages' and, behind `codec.`, its codec's. What is missing begins.
         told: What the server told its stages for this round.
 
     Raises:
@@ -109,10 +118,16 @@ def train(
         noise.of("stages", client=client),
         told,
     )
-    state, update = strategy.stages.on_client(state, update, context)
+    memory: State = {name.removeprefix(CODEC): state[name] for name in state if name.startswith(CODEC)}
+    stages: State = {name: tensor for name, tensor in state.items() if not name.startswith(CODEC)}
+    stages, update = strategy.stages.on_client(stages or strategy.stages.init(learner.layout), update, context)
     if not (finite(update.delta) and finite(update.weight)):
         raise ClientFailed(f"the update of round {round} is not finite; lower the learning rate or clip it")
-    encoded = strategy.codec.encode(update.delta, generator(seed, "codec", round, client))
+    known = shared(federation, seed, round)
+    memory, encoded = strategy.codec.encode(
+        memory or strategy.codec.init(known.layout), update.delta, known, generator(seed, "codec", round, client)
+    )
+    state = {**stages, **{f"{CODEC}{name}": tensor for name, tensor in memory.items()}}
     if federation.protections:
         return Local(encoded, float(update.weight), 1, {}, state)
     return Local(encoded, float(update.weight), int(update.examples), metrics | dict(update.metrics), state)
@@ -205,8 +220,13 @@ class EncodedRows:
     codec: Codec
     encoded: Sequence[Encoded]
     weights: Sequence[float]
-    length: int
+    shared: Shared
+
+    @property
+    def length(self) -> int:
+        """D, the number of columns."""
+        return self.shared.length
 
     def columns(self, start: int, stop: int) -> Iterator[torch.Tensor]:
         """Columns `start .. stop` of each row in turn."""
-        return (self.codec.decode(encoded, self.length, start, stop) for encoded in self.encoded)
+        return (self.codec.decode(encoded, self.shared, start, stop) for encoded in self.encoded)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from koinon.aggregate.mean import Mean
 from koinon.aggregate.reducer import Reducer
 from koinon.aggregate.rule import Rule
+from koinon.core.errors import AdmissionError
 from koinon.core.types import Spec
 from koinon.learn.corrections import Correction
 from koinon.server.optimizer import ServerOptimizer
@@ -89,4 +90,9 @@ class Strategy:
         self.reducer.admit(spec)
         check_noise(spec, self.reducer)
         check_separation(self.stages, self.sample)
+        if spec.tally is not None and not self.codec.claims.unbiased:
+            raise AdmissionError(
+                f"{type(self.codec).__name__} bends what it sends, AdaptiveClip's count as well; use a codec that is right on "
+                "average, such as Quantize, or Clip"
+            )
         return self.codec.admit(spec)

@@ -37,12 +37,17 @@ from koinon.strategy.recipes import fedavg
 from koinon.update.adaptive import AdaptiveClip
 from koinon.update.clip import Clip
 from koinon.update.correlated import CorrelatedNoise
+from koinon.update.feedback import ErrorFeedback
+from koinon.update.lowrank import LowRank
 from koinon.update.noise import GaussianNoise, LaplaceNoise, Local
+from koinon.update.sparsify import TopK
 from koinon.update.stage import Context, OnClient, Stage, State
 from koinon.update.weight import Weight
+from koinon.update.zstd import Zstd
 
 _QUIET = Evaluation(federated=False)
 _CLIP, _NOISE = Clip(1.0), GaussianNoise(1.0, cohort=10)
+_FEEDBACK = ErrorFeedback(TopK(0.1))
 
 
 @dataclass(frozen=True)
@@ -243,6 +248,9 @@ ROWS: tuple[Refused | Corrected, ...] = (
     Corrected("a client that does not clip, or a codec that enlarges", _unclipped),
     Corrected("noise that follows from the seed", _secret),
     Refused("noise beyond what floats hold", lambda: built(Clip(1e25), _NOISE), "out of float32's reach"),
+    Refused("a memory of what was left out", lambda: built(_CLIP, _NOISE, codec=_FEEDBACK), "drop ErrorFeedback"),
+    Refused("a memory of directions", lambda: built(_CLIP, _NOISE, codec=LowRank(2)), "use Eden or Quantize"),
+    Refused("sizes that tell of values", lambda: built(_CLIP, _NOISE, codec=Zstd()), "drop Zstd"),
     Refused("no noise at all", lambda: GaussianNoise(0.0), "positive finite noise_multiplier"),
     Refused("a cohort of none", lambda: GaussianNoise(1.0, cohort=0), "positive finite cohort"),
 )

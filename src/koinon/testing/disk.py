@@ -4,7 +4,7 @@ import contextlib
 import errno
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from koinon.durable.journal import Journal
 from koinon.durable.spool import Spool
 from koinon.durable.store import Store
 from koinon.protocol.messages import Blob
-from koinon.update.codec import Codec
+from koinon.update.codec import Codec, Shared
 
 
 class Killed(BaseException):
@@ -88,8 +88,10 @@ class FaultyStore(Store):
 class FaultySpool(Spool):
     """A spool on such a disk."""
 
-    def __init__(self, folder: Path, codec: Codec, length: int, most_bytes: int, disk: Disk) -> None:
-        super().__init__(folder, codec, length, most_bytes)
+    def __init__(
+        self, folder: Path, codec: Codec, shared: Callable[[int], Shared], most_bytes: int, disk: Disk
+    ) -> None:
+        super().__init__(folder, codec, shared, most_bytes)
         self.disk = disk
 
     def _append(self, path: Path, data: bytes) -> None:

@@ -116,9 +116,9 @@ class ServerProcess(Process):
         made = around.parts.coordinator(
             federation, info, self._store, around.settings, lambda: around.clock.now + around.skew_s
         )
-        layout, codec = federation.learner.layout, federation.strategy.codec
-        size = codec.size(layout.length) or 0
-        made.spool = around.parts.spool(self._store.spool, codec, layout.length, size, self.disk)
+        codec = federation.strategy.codec
+        most = codec.most(made.shared(0).layout)
+        made.spool = around.parts.spool(self._store.spool, codec, made.shared, most, self.disk)
         return made
 
     def _tick(self) -> None:

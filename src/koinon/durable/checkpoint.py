@@ -31,7 +31,7 @@ class ServerState:
         model: The global model, float32 `[D]`.
         optimizer: The server optimizer's tensors by name.
         stages: The stages' tensors by name.
-        clients: In simulation, the stages' tensors of the clients, by `client/name`.
+        clients: In simulation, the tensors of the clients' stages and codecs, by `client/name`.
         reducer: What the rule for many updates remembers, by name.
     """
 

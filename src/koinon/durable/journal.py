@@ -2,7 +2,7 @@
 
 <home>/<run>/journal.db     rounds, what they were trained from, what was made of them
 <home>/<run>/update-N       the update's bytes, until the server has acknowledged them
-<home>/<run>/state-N        the stages' state after round N
+<home>/<run>/state-N        the stages' state after round N, and what the codec remembers
 <home>/<run>/model-DIGEST   the model that was received, or the part of it that was
 """
 
@@ -79,7 +79,7 @@ class Journal:
         return self.folder / f"update-{round:06d}"
 
     def keep(self, round: int, encoded: bytes | memoryview, state: Mapping[str, torch.Tensor]) -> Blob:
-        """Write an update and the stages' state after it, durable on return; one that no server will ask for goes."""
+        """Write an update and the client's state after it, durable on return; one that no server will ask for goes."""
         owed = {row[0] for row in self._database.execute("SELECT round FROM journal WHERE offer IS NOT NULL")}
         for path in self.folder.glob("update-*"):
             if int(path.name.partition("-")[2]) not in owed:
@@ -92,7 +92,7 @@ class Journal:
         return Blob(hashlib.sha256(encoded).hexdigest(), len(encoded))
 
     def state(self, before: int) -> dict[str, torch.Tensor] | None:
-        """The stages' state after the last trained round before this one; None if there is none."""
+        """The client's state after the last trained round before this one; None if there is none."""
         kept = self._states(before)
         if not kept:
             return None

@@ -25,7 +25,7 @@ class Engine(Protocol):
             round: Round number.
             cohort: Clients in canonical order.
             model: The global model, float32 `[D]`.
-            states: Stage state of each client of the cohort.
+            states: State of each client of the cohort, empty before its first round.
             told: What the server tells the stages.
         """
 

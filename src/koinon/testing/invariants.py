@@ -20,6 +20,7 @@ from koinon.protocol.events import Arrived, Disconnect, Event, RoundOpened, Send
 from koinon.protocol.messages import Accepted, Chunk, Finished, FromNode, Offer, Refused, Task
 from koinon.run.coordinator import Coordinator, Job, Out, Seal
 from koinon.testing.network import Link
+from koinon.testing.toy import decoded
 
 _DISHONEST = ("digest", "NaN", "different", "bytes", "decoded", "asked")
 """Words in refusals that an honest node must never hear."""
@@ -216,7 +217,7 @@ class Observer:
             require(
                 self._offers.get((node, round)) == blob.update.digest, f"{node} never offered what round {round} has"
             )
-            total += np.frombuffer(self._updates[blob.update.digest], "<f4").astype(np.float64) * blob.weight
+            total += decoded(self._updates[blob.update.digest]).numpy().astype(np.float64) * blob.weight
             weights += blob.weight
         expected = model + (total / (weights or 1.0)).astype(np.float32)
         self.models[round] = self._model(round)

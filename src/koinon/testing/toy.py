@@ -16,6 +16,9 @@ from koinon.federation import Federation
 from koinon.learn.learner import LocalTask
 from koinon.server.sampling import Sampler
 from koinon.strategy.recipes import fedavg
+from koinon.update.codec import InMemory, Shared
+from koinon.update.feedback import ErrorFeedback
+from koinon.update.sparsify import TopK
 from koinon.update.stage import Context, OnClient, State
 from koinon.update.weight import Weight
 
@@ -23,6 +26,9 @@ LENGTH = 8
 """D, the length of the model."""
 
 _LAYOUT = Layout((Slot("walk", (LENGTH,), torch.float32, 0, True),))
+
+CODEC = ErrorFeedback(TopK(0.5))
+"""One whose memory would show in every later update if it were lost or counted twice."""
 
 Whim: TypeAlias = Literal["fails", "is not finite", "has a bug"]
 """What may be wrong with a client's training."""
@@ -98,8 +104,13 @@ class Counted(OnClient):
 
 def federation(learner: Toy, sample: Sampler, rounds: int) -> Federation:
     """FedAvg, weighted by examples."""
-    strategy = fedavg(sample=sample, stages=(Counted(), Weight()))
+    strategy = fedavg(sample=sample, stages=(Counted(), Weight()), codec=CODEC)
     return Federation(learner, strategy, rounds, Evaluation())
+
+
+def decoded(update: bytes) -> Vector:
+    """What a node's bytes stand for; the same in every round."""
+    return CODEC.decode(InMemory(update), Shared(_LAYOUT), 0, LENGTH)
 
 
 def holdings(nodes: int) -> dict[ClientId, DataSet]:

@@ -31,7 +31,7 @@ class ErrorFeedback(Composable):
     """Encodes an update plus what was left out of earlier ones, and remembers what is left out now.
 
     What is decoded is scaled, by a factor of four bytes that travels, to be as near as it can be to what was encoded. So
-    memory never grows by coding, and with a contraction c of the codec it holds at most about 2 (1 - c) / c² times an
+    memory never grows by coding, and with a contraction c of the codec it holds at most 4 (1 - c) / c² times an
     update's square on average. The memory, as long as the model, lies in the node's journal. After a round in which the
     server refused the update it is again what it was before that round, so that nothing that was left out earlier is
     lost with the refused update. Of an update of which a node never hears whether it counted, it assumes that it did.

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from koinon.aggregate.mean import Mean
 from koinon.aggregate.rule import Rule
 from koinon.core.errors import PolicyRefused
 from koinon.durable.spending import Release
@@ -123,7 +124,8 @@ def _liars(federation: Federation) -> tuple[int, str]:
     reducer, cohort = federation.strategy.reducer, federation.spec.cohort
     name = type(reducer).__name__
     if not isinstance(reducer, Rule):
-        return 0, f"0: {name} follows any one of them anywhere"
+        follows = "follows any one of them anywhere" if isinstance(reducer, Mean) else "promises nothing about liars"
+        return 0, f"0: {name} {follows}"
     updates = reducer.least if cohort is None else int(cohort)
     tolerated = reducer.tolerates(updates)
     return tolerated, f"{tolerated} of {updates} updates: {name}, which needs at least {reducer.least}"

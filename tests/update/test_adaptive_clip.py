@@ -152,3 +152,9 @@ def test_what_would_change_the_count_is_refused(stages) -> None:
 def test_an_owners_largest_norm_is_no_norm_that_follows() -> None:
     assert kn.fedavg(stages=(kn.AdaptiveClip(),)).largest_norm is None
     assert kn.fedavg(stages=(kn.Clip(3.0), kn.AdaptiveClip())).largest_norm == 3.0
+
+
+@pytest.mark.parametrize("codec", [kn.Quantize(8), kn.TopK(0.1), kn.ErrorFeedback(kn.TopK(0.1))])
+def test_a_codec_that_would_lose_the_count_is_refused(codec) -> None:
+    with pytest.raises(kn.AdmissionError, match="AdaptiveClip's count"):
+        kn.fedavg(stages=(kn.AdaptiveClip(),), codec=codec)

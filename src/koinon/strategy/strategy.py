@@ -90,9 +90,9 @@ class Strategy:
         self.reducer.admit(spec)
         check_noise(spec, self.reducer)
         check_separation(self.stages, self.sample)
-        if spec.tally is not None and not self.codec.claims.unbiased:
+        if spec.tally is not None and (self.codec.claims.kept < 1 or self.codec.claims.variance > 0):
             raise AdmissionError(
-                f"{type(self.codec).__name__} bends what it sends, AdaptiveClip's count as well; use a codec that is right on "
-                "average, such as Quantize, or Clip"
+                f"{type(self.codec).__name__} would lose AdaptiveClip's count, or its neighbours' values beside it; use Float32() "
+                "or a clip of fixed norm"
             )
         return self.codec.admit(spec)

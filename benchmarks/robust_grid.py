@@ -11,6 +11,7 @@ import argparse
 import functools
 import itertools
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -131,10 +132,15 @@ def draw(path: Path, found: Mapping[Cell, float]) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_xticks(range(len(columns)), [f"{share:.0%}\nDir {mix:g}" for mix, share in columns])
     for (row, line), column in itertools.product(enumerate(values), range(len(columns))):
-        axes.text(column, row, f"{line[column]:.1f}", ha="center", va="center", fontsize=8)
-    axes.set_title(
-        "Points of accuracy that the worst of eight attacks costs, by share of liars and Dirichlet concentration"
-    )
+        axes.text(
+            column,
+            row,
+            "–" if math.isnan(line[column]) else f"{line[column]:.1f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+        )
+    axes.set_title("Points of accuracy that the worst of eight attacks costs", fontsize=10)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 

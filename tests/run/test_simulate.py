@@ -205,7 +205,7 @@ def test_the_record_of_a_run_can_be_verified_and_published(run):
     summary = result.summary()
     assert summary["digest"] == result.digest
     assert summary["epsilon"] is None
-    assert summary["bytes_up"] == 3 * 8 * 650 * 4
+    assert 1 < summary["bytes_up"] / (3 * 8 * 650 * 4) < 1.4, "updates, offers and their frames"
 
 
 def test_weighted_sampling_prefers_clients_with_more_examples(run, digits):

@@ -53,6 +53,6 @@ def replayed(trial, federation):
         encoded, weights = [InMemory(local.encoded) for local in sent], [local.weight for local in sent]
         rows = held(federation, EncodedRows(strategy.codec, encoded, weights, shared(federation, 0, round)))
         total = strategy.reducer.reduce(rows)
-        state = advance(federation, 0, noise_of(trial.folder), round, state, total, rows.weights)
+        state, _ = advance(federation, 0, noise_of(trial.folder), round, state, total, rows.weights)
         digests.append(checkpoint.digest(state.model))
     return digests

@@ -33,6 +33,7 @@ class ServerState:
         stages: The stages' tensors by name.
         clients: In simulation, the tensors of the clients' stages and codecs, by `client/name`.
         reducer: What the rule for many updates remembers, by name.
+        downlink: What the codec of the way down remembers, by name.
     """
 
     model: Vector
@@ -40,15 +41,17 @@ class ServerState:
     stages: Mapping[str, torch.Tensor]
     clients: Mapping[str, torch.Tensor] = field(default_factory=dict)
     reducer: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    downlink: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+_ROOMS = ("optimizer", "stages", "clients", "reducer", "downlink")
 
 
 def save(path: Path, state: ServerState) -> None:
     """Write a checkpoint: to a temporary file, to the disk, then under its name."""
     tensors = {"model": state.model}
-    tensors |= {f"optimizer/{name}": tensor for name, tensor in state.optimizer.items()}
-    tensors |= {f"stages/{name}": tensor for name, tensor in state.stages.items()}
-    tensors |= {f"clients/{name}": tensor for name, tensor in state.clients.items()}
-    tensors |= {f"reducer/{name}": tensor for name, tensor in state.reducer.items()}
+    for room in _ROOMS:
+        tensors |= {f"{room}/{name}": tensor for name, tensor in getattr(state, room).items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary)
 
@@ -59,7 +62,7 @@ def load(path: Path) -> ServerState:
     Raises:
         VerificationFailed: if the file is missing or damaged.
     """
-    rooms: dict[str, dict[str, torch.Tensor]] = {"optimizer": {}, "stages": {}, "clients": {}, "reducer": {}}
+    rooms: dict[str, dict[str, torch.Tensor]] = {room: {} for room in _ROOMS}
     try:
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - not a mapping

@@ -132,10 +132,8 @@ class Journal:
             Unavailable: if the disk is full or broken, or the model was damaged there; connect again to get it anew.
         """
         path = self._model(model.digest)
+        self._drop_models(but=path)
         with self._on_disk():
-            for other in self.folder.glob("model-*"):
-                if other != path:
-                    other.unlink()
             path.touch()
             if path.stat().st_size > model.size:
                 os.truncate(path, 0)
@@ -155,9 +153,33 @@ class Journal:
             self._append(path, chunk.data)
             return self._whole(model)
 
+    def put(self, model: Blob, vector: Vector) -> None:
+        """Have a model that was made here, durable on return, in place of any other.
+
+        Raises:
+            Unavailable: if the disk is full or broken.
+        """
+        with replacing(self._model(model.digest)) as temporary:
+            vector.numpy().astype("<f4", copy=False).tofile(temporary)
+        self._drop_models(but=self._model(model.digest))
+
+    def forget_models(self) -> None:
+        """Hold no model any more.
+
+        Raises:
+            Unavailable: if the disk is broken.
+        """
+        self._drop_models()
+
     def model(self, digest: str) -> Vector:
         """A model that is here, float32 `[D]`."""
         return torch.from_numpy(np.fromfile(self._model(digest), dtype="<f4").astype(np.float32, copy=False))
+
+    def _drop_models(self, but: Path | None = None) -> None:
+        with self._on_disk():
+            for path in self.folder.glob("model-*"):
+                if path != but:
+                    path.unlink()
 
     def _states(self, before: int) -> dict[int, Path]:
         """Where the states after trained rounds before this one are."""

@@ -3,6 +3,7 @@
     runs/<id>/run.db            rounds, parts, history, audit log
     runs/<id>/checkpoints/      the server's state after a round
     runs/<id>/spool/            updates of the open round
+    runs/<id>/deltas/           what the last rounds changed of the model
 
 Every change of a table is in one transaction with its entry in the audit log.
 """
@@ -22,6 +23,7 @@ from koinon.core.errors import Unavailable, VerificationFailed
 from koinon.core.statistics import Metrics, Statistic, merge, values
 from koinon.core.types import ClientId, canonical
 from koinon.durable import audit
+from koinon.durable.deltas import Deltas
 from koinon.durable.history import RoundRecord, RunInfo
 from koinon.durable.transaction import transaction
 from koinon.protocol.events import HandedOver, Record, RoundExtended, RoundOpened, RunEnded, Settled
@@ -74,6 +76,7 @@ class Store:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
         self.spool = folder / "spool"
+        self.deltas = Deltas(folder / "deltas")
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(folder / "run.db", isolation_level=None, check_same_thread=False)

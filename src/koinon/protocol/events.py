@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from koinon.core.types import ClientId
-from koinon.protocol.messages import Blob, Delivered, FromNode, FromServer, Offer, Ready
+from koinon.protocol.messages import Blob, Delivered, Delta, FromNode, FromServer, Offer, Ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,13 @@ class Closed:
 
     Attributes:
         told: What the next round's nodes are told beside it.
+        delta: What leads to it from the model before, durable too; None where nothing shorter than itself does.
     """
 
     round: int
     model: Blob
     told: Mapping[str, float] = field(default_factory=dict)
+    delta: Delta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +153,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Send a model's bytes from `offset` on, as chunks, after what was sent before."""
+    """Send the bytes of a model or of a delta from `offset` on, as chunks, after what was sent before."""
 
     node: ClientId
-    model: Blob
+    blob: Blob
     offset: int
 
 

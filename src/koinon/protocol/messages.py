@@ -7,7 +7,7 @@ A conversation, the node on the left:
     Proof            ->                the node proves its own
                      <-  Welcome | Goodbye
     Ready            ->                what the node already holds
-                     <-  Task, Chunk…  the round's model, from where the node's copy ends
+                     <-  Task, Chunk…  the round's model, from where the node's copy ends, or what has changed since
     Offer            ->
                      <-  Continue      how much of the update the server already holds
     Chunk…           ->
@@ -34,6 +34,9 @@ CHUNK_BYTES = 1 << 20
 MAX_MESSAGE_BYTES = CHUNK_BYTES + (64 << 10)
 """Largest message, envelope included, in bytes."""
 
+MOST_DELTAS = 64
+"""Most deltas that lead from one model to another; who is further behind is sent the model."""
+
 Digest: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Key: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Nonce: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -50,6 +53,24 @@ class Blob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     digest: Digest
     size: Count
+
+
+class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a round changed: an encoded difference that leads from one model to the next.
+
+    Attributes:
+        base: Digest of the model that it is added to.
+        round: The round that it is of.
+        change: The encoded difference.
+    """
+
+    base: Digest
+    round: Round
+    change: Blob
+
+
+Deltas: TypeAlias = Annotated[tuple[Delta, ...], Meta(max_length=MOST_DELTAS)]
+"""Differences that lead, one after the other, to a model."""
 
 
 class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
@@ -107,7 +128,7 @@ class Goodbye(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True)
 
 
 class Ready(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
-    """What the node already has, so that the server goes on from there.
+    """What the node already has, so that the server goes on from there; also said when deltas do not lead on from it.
 
     Attributes:
         model: Digest of the model that it holds, wholly or in part.
@@ -137,6 +158,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
         cohort: How many nodes were asked; their expected number where who takes part is secret.
         deadline_s: Seconds until a reply may be refused as late.
         told: What the round's stages need of the server's state, by name.
+        deltas: What leads to the model from the one that the node holds; these follow in chunks in place of the model.
     """
 
     round: Round
@@ -144,6 +166,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     cohort: Count
     deadline_s: Positive
     told: Annotated[dict[str, float], Meta(max_length=64)] = {}
+    deltas: Deltas = ()
 
 
 class Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
@@ -208,10 +231,11 @@ class Failed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
 
 
 class Finished(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
-    """The run is over; the final model follows in chunks."""
+    """The run is over; the final model follows in chunks, or the deltas that lead to it."""
 
     round: Round
     model: Blob
+    deltas: Deltas = ()
 
 
 class Delivered(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):

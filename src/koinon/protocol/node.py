@@ -21,6 +21,7 @@ from koinon.protocol.messages import (
     Continue,
     Declined,
     Delivered,
+    Delta,
     Failed,
     Finished,
     FromNode,
@@ -51,7 +52,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The server let the node in; `model` and `offset` say what is on the node's disk, `examples` what it trains on."""
+    """The server let the node in, or told of a model what does not lead on from what is here.
+
+    `model` and `offset` say what is on the node's disk, `examples` what it trains on.
+    """
 
     model: str | None
     offset: int
@@ -111,9 +115,13 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """Collect this model's chunks; answer by `Downloaded`, at once if it is already there."""
+    """Collect this model's chunks, or those of the deltas that lead to it.
+
+    Answer by `Downloaded`, at once if it is already there, or by `Connected` if the deltas do not lead to it.
+    """
 
     model: Blob
+    deltas: tuple[Delta, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +239,7 @@ def _received(state: NodeState, message: FromServer) -> Step:
         case Finished():
             state, forgotten = _outlived(state, message.round + 1)
             state = replace(state, final=message.model, task=None, training=False)
-            return state, (*forgotten, Download(message.model))
+            return state, (*forgotten, Download(message.model, message.deltas))
         case Goodbye():
             return state, (Quit(message.reason, state.finished),) if message.final else ()
         case Probe():
@@ -248,8 +256,8 @@ def _asked(state: NodeState, task: Task) -> Step:
     entry = state.journal.get(task.round)
     if entry is None:
         if state.task is not None and state.task.round == task.round and state.task.model == task.model:
-            return (state, ()) if state.training else (state, (Download(task.model),))
-        return replace(state, task=task, training=False), (Download(task.model),)
+            return (state, ()) if state.training else (state, (Download(task.model, task.deltas),))
+        return replace(state, task=task, training=False), (Download(task.model, task.deltas),)
     if entry.model != task.model.digest:
         return state, (Say(Failed(task.round, f"round {task.round} was asked before, from another model")),)
     if entry.offer is None:

@@ -10,6 +10,8 @@ Rules:
     - a node that is silent for `terms.silence_s` is cut; one that leaves politely is not waited for, if
       the round can do without it;
     - rounds never go back, and after the last one every node that took part gets the final model;
+    - a node is sent the model from where its copy ends, or what leads there from an earlier one that it holds, and once
+      the model itself if it says that this does not lead there;
     - the session's own clock never runs backwards and never jumps: what the world's clock skips is not charged
       to anyone's deadline.
 """
@@ -43,11 +45,13 @@ from koinon.protocol.events import (
     Stream,
     Tick,
 )
+from koinon.protocol.lineage import lacking, leading, shown
 from koinon.protocol.messages import (
     Blob,
     Chunk,
     Declined,
     Delivered,
+    Delta,
     Failed,
     Finished,
     Heartbeat,
@@ -100,14 +104,14 @@ def _joined(terms: Terms, state: SessionState, event: Joined) -> Step:
     member = Member(True, state.now, event.ready, before is not None and before.delivered)
     state = replace(state, members={**state.members, event.node: member})
     if state.status != "running":
-        return state, _final(state, event.node)
+        return _final(state, event.node)
     open_round = state.round
     if open_round is None:
         return _opened(terms, state)
     if open_round.closing:
         return state, ()
     if event.node in open_round.missing:
-        return state, _asked(terms, state, open_round, [event.node])
+        return _asked(terms, state, open_round, [event.node])
     if open_round.overdue and event.node not in open_round.cohort and terms.secret_cohort is None:
         return _extended(terms, state, open_round)
     return state, ()
@@ -140,7 +144,8 @@ def _received(terms: Terms, state: SessionState, event: Received) -> Step:
         case Offer():
             if state.round is None:
                 return state, (_not_open(node, message.round, state),)
-            return _in_round(terms, state, rounds.offered(state.round, node, message, terms.update_bytes))
+            result = rounds.offered(state.round, node, message, terms.update_bytes)
+            return _in_round(terms, shown(state, node, message.round), result)
         case Declined() | Failed():
             if state.round is None:
                 return state, ()
@@ -149,6 +154,8 @@ def _received(terms: Terms, state: SessionState, event: Received) -> Step:
             return _delivered(state, node, message)
         case Leave():
             return _gone(terms, state, node, message)
+        case Ready() if member.patched:
+            return _joined(terms, state, Joined(node, message))
         case Ready() | Chunk():
             return state, (Disconnect(node, f"{type(message).__name__} was not expected here", final=False),)
         case _:
@@ -187,7 +194,8 @@ def _gone(terms: Terms, state: SessionState, node: ClientId, message: Leave) -> 
 def _closed(terms: Terms, state: SessionState, event: Closed) -> Step:
     if state.round is None or event.round != state.round.number:
         return state, ()
-    state = replace(state, round=None, completed=event.round, model=event.model, told=event.told)
+    deltas = state.deltas if event.model == state.model else leading(state.deltas, event.delta, event.model)
+    state = replace(state, round=None, completed=event.round, model=event.model, told=event.told, deltas=deltas)
     if state.completed >= terms.rounds:
         return _ended(state, "finished", "")
     return _opened(terms, state)
@@ -197,15 +205,16 @@ def _ended(state: SessionState, status: Literal["finished", "aborted"], reason: 
     state = replace(state, status=status, reason=reason, round=None)
     effects: list[Effect] = [Persist(RunEnded(status, reason))]
     for node in state.present:
-        effects.extend(_final(state, node))
+        state, more = _final(state, node)
+        effects.extend(more)
     return state, tuple(effects)
 
 
-def _final(state: SessionState, node: ClientId) -> tuple[Effect, ...]:
+def _final(state: SessionState, node: ClientId) -> Step:
     if state.status == "aborted":
-        return (Disconnect(node, f"the run was aborted: {state.reason}", final=True),)
-    finished, offset = Send(node, Finished(state.completed, state.model)), _held(state, node)
-    return (finished, Stream(node, state.model, offset)) if offset < state.model.size else (finished,)
+        return state, (Disconnect(node, f"the run was aborted: {state.reason}", final=True),)
+    state, deltas, streams = lacking(state, node)
+    return state, (Send(node, Finished(state.completed, state.model, deltas)), *streams)
 
 
 def _opened(terms: Terms, state: SessionState) -> Step:
@@ -223,8 +232,8 @@ def _opened(terms: Terms, state: SessionState) -> Step:
     record = Persist(RoundOpened(number, cohort, wanted, needed))
     if not cohort:  # Poisson sampling may choose nobody; without noise the model stays
         return replace(state, round=replace(opened, closing=True)), (record, Close(number, (), ()))
-    state = replace(state, round=opened)
-    return state, (record, *_asked(terms, state, opened, cohort))
+    state, effects = _asked(terms, replace(state, round=opened), opened, cohort)
+    return state, (record, *effects)
 
 
 def _extended(terms: Terms, state: SessionState, open_round: RoundState) -> Step:
@@ -233,32 +242,28 @@ def _extended(terms: Terms, state: SessionState, open_round: RoundState) -> Step
     if others and terms.secret_cohort is None:
         drawn = terms.draw(open_round.number, _sizes(state, others)) or others  # Poisson sampling may choose nobody
     extended, effects = rounds.extended(open_round, drawn, state.now + terms.deadline_s)
-    state = replace(state, round=extended)
-    return state, (*effects, *_asked(terms, state, extended, canonical(drawn)))
+    state, more = _asked(terms, replace(state, round=extended), extended, canonical(drawn))
+    return state, (*effects, *more)
 
 
-def _asked(terms: Terms, state: SessionState, open_round: RoundState, nodes: Sequence[ClientId]) -> tuple[Effect, ...]:
+def _asked(terms: Terms, state: SessionState, open_round: RoundState, nodes: Sequence[ClientId]) -> Step:
     effects: list[Effect] = []
     remaining = max(0.0, open_round.deadline - state.now)
     cohort = len(open_round.cohort) if terms.secret_cohort is None else terms.secret_cohort
+    told = dict(state.told)
     for node in nodes:
         if node not in state.members or not state.members[node].here:
             continue
-        effects.append(Send(node, Task(open_round.number, state.model, cohort, remaining, dict(state.told))))
-        offset = _held(state, node)
-        if state.members[node].ready.trained != open_round.number and offset < state.model.size:
-            effects.append(Stream(node, state.model, offset))
-    return tuple(effects)
+        deltas: tuple[Delta, ...] = ()
+        streams: tuple[Stream, ...] = ()
+        if state.members[node].ready.trained != open_round.number:
+            state, deltas, streams = lacking(state, node)
+        effects += [Send(node, Task(open_round.number, state.model, cohort, remaining, told, deltas)), *streams]
+    return state, tuple(effects)
 
 
 def _sizes(state: SessionState, nodes: Sequence[ClientId]) -> dict[ClientId, int]:
     return {node: state.members[node].ready.examples for node in nodes}
-
-
-def _held(state: SessionState, node: ClientId) -> int:
-    """How many bytes of the present model a node said it had when it joined."""
-    ready = state.members[node].ready
-    return min(ready.offset, state.model.size) if ready.model == state.model.digest else 0
 
 
 def _tick(terms: Terms, state: SessionState, world: float) -> Step:
@@ -292,6 +297,7 @@ def restored(
     open_round: tuple[RoundOpened, tuple[RoundExtended, ...], tuple[Settled, ...]] | None,
     nodes: Mapping[ClientId, bool],
     told: Mapping[str, float] | None = None,
+    deltas: tuple[Delta, ...] = (),
 ) -> Step:
     """The state of a server that starts again, from what its predecessor made durable.
 
@@ -303,9 +309,10 @@ def restored(
         open_round: The records of the round that was open, or None.
         nodes: Every node that was ever asked -> whether it holds the final model.
         told: What nodes are told beside the model.
+        deltas: What leads to it from those before, the oldest first.
     """
     members = {node: Member(here=False, heard=0.0, delivered=delivered) for node, delivered in nodes.items()}
-    state = SessionState(model, completed, status, told=told or {}, members=members)
+    state = SessionState(model, completed, status, told=told or {}, deltas=deltas, members=members)
     if status != "running":
         return state, ()
     if open_round is None:

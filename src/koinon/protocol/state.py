@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from koinon.core.types import ClientId, canonical
-from koinon.protocol.messages import Blob, Ready
+from koinon.protocol.messages import Blob, Delta, Ready
 from koinon.protocol.round import RoundState
 
 Draw: TypeAlias = Callable[[int, Mapping[ClientId, int]], Sequence[ClientId]]
@@ -51,9 +51,10 @@ class Member:
     Attributes:
         here: Whether it is connected.
         heard: Session time of its last sign of life.
-        ready: What it held when it last joined.
+        ready: What it held when it last joined, and has since shown to hold.
         delivered: Whether it holds the final model.
         probed: Session time by which it must show that it is alive, or None.
+        patched: Whether it was sent deltas, so that it may say that they do not lead on from what it holds.
     """
 
     here: bool
@@ -61,6 +62,7 @@ class Member:
     ready: Ready = field(default_factory=Ready)
     delivered: bool = False
     probed: float | None = None
+    patched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class SessionState:
         status: Whether the run goes on.
         round: The round that is open or closing.
         told: What nodes are told beside the model.
+        deltas: What leads to the model from those before, the oldest first; all together shorter than the model.
         members: Every node that joined since the server started and has not left politely.
         now: Session time, seconds.
         world: The world's clock at the last tick, None before the first.
@@ -84,6 +87,7 @@ class SessionState:
     reason: str = ""
     round: RoundState | None = None
     told: Mapping[str, float] = field(default_factory=dict)
+    deltas: tuple[Delta, ...] = ()
     members: Mapping[ClientId, Member] = field(default_factory=dict)
     now: float = 0.0
     world: float | None = None

@@ -86,6 +86,6 @@ def _trained(federation: Federation, owner: ClientId, data: DataSet, seed: int) 
         local = train(federation, seed, noise, round, owner, server.model, data, state, told)
         rows = EncodedRows(strategy.codec, [InMemory(local.encoded)], [local.weight], known)
         server, total = aggregated(federation, seed, round, server, [owner], held(federation, rows))
-        server = advance(federation, seed, noise, round, server, total, rows.weights)
+        server, _ = advance(federation, seed, noise, round, server, total, rows.weights)
         state = local.state
     return server.model

@@ -18,6 +18,7 @@ from koinon.core.statistics import Metrics, merge, values
 from koinon.core.types import ClientId, finite
 from koinon.durable import checkpoint
 from koinon.durable.checkpoint import ServerState
+from koinon.durable.deltas import HEAD
 from koinon.durable.failpoint import reach
 from koinon.durable.history import Participation, RoundRecord, RunInfo
 from koinon.durable.secret import noise_of
@@ -43,11 +44,13 @@ from koinon.protocol.events import (
     Settled,
     Stream,
 )
-from koinon.protocol.messages import Blob, Chunk, Continue
+from koinon.protocol.lineage import leading
+from koinon.protocol.messages import Blob, Chunk, Continue, Delta
 from koinon.protocol.round import RoundState
 from koinon.protocol.state import SessionState, Terms
 from koinon.run.allocator import give_back
 from koinon.run.settings import Settings
+from koinon.run.traffic import Traffic
 from koinon.run.work import EncodedRows, advance, aggregated, decision, draw, first_state, held, shared, suspicion
 from koinon.strategy.protection import check_enough
 from koinon.update.codec import OnDisk, Shared
@@ -69,14 +72,6 @@ class Seal:
 
 Job: TypeAlias = Seal | Close
 Out: TypeAlias = Send | Stream | Disconnect | Job
-
-
-@dataclass
-class Traffic:
-    """Bytes that crossed a node's connections since the round was opened."""
-
-    up: int = 0
-    down: int = 0
 
 
 @dataclass
@@ -188,9 +183,13 @@ class Coordinator:
         """A node's connection is closed: what it was sending is expected no more."""
         self.spool.forget(node)
 
-    def model_file(self) -> Path:
-        """The checkpoint that holds the present model."""
-        return self.store.checkpoint(self.state.completed)
+    def file(self, blob: Blob) -> tuple[Path, int]:
+        """Where the present model lies, or a delta that leads to it: a file, and where in it."""
+        for delta in self.state.deltas:
+            if delta.change == blob:
+                return self.store.deltas.path(delta.round), HEAD
+        path = self.store.checkpoint(self.state.completed)
+        return path, checkpoint.model_span(path)[0]
 
     def count(self, node: ClientId, up: int, down: int) -> None:
         """Bytes crossed a node's connection."""
@@ -211,8 +210,11 @@ class Coordinator:
         del server
         self.spool.drop(through=completed)
         open_round = self.store.open_round()
+        deltas: tuple[Delta, ...] = ()
+        for delta in self.store.deltas.kept(through=completed):
+            deltas = leading(deltas, delta, model)
         state, effects = session.restored(
-            self.terms, model, completed, self.info.status, open_round, self.store.nodes(), told
+            self.terms, model, completed, self.info.status, open_round, self.store.nodes(), told, deltas
         )
         if state.round is not None:
             self.progress.opened(state.round.number, state.round.cohort)
@@ -283,7 +285,7 @@ class Coordinator:
 
     def _add_up(self, job: Close) -> Closed:
         learner, strategy = self.federation.learner, self.federation.strategy
-        state = checkpoint.load(self.store.checkpoint(job.round - 1))
+        state, change = checkpoint.load(self.store.checkpoint(job.round - 1)), None
         if job.accepted or self.federation.protections:
             paths = [
                 self.spool.path(job.round, node, offer.update.digest)
@@ -293,7 +295,7 @@ class Coordinator:
             encoded = EncodedRows(strategy.codec, [OnDisk(path) for path in paths], weights, self.shared(job.round))
             rows = held(self.federation, encoded)
             state, total = aggregated(self.federation, self.info.seed, job.round, state, job.accepted, rows)
-            state = advance(self.federation, self.info.seed, self.noise, job.round, state, total, rows.weights)
+            state, change = advance(self.federation, self.info.seed, self.noise, job.round, state, total, rows.weights)
             if not finite(state.model):
                 raise ClientFailed(f"the model after round {job.round} is not finite; bound updates by kn.Clip")
         checkpoint.save(self.store.checkpoint(job.round), state)
@@ -301,7 +303,8 @@ class Coordinator:
         model = self._blob(state)
         known = suspicion(self.federation, state, job.accepted), decision(self.federation, state)
         self._reduced = _Reduced(model.digest, values(metrics or {}), *known)
-        return Closed(job.round, model, self._told(state))
+        delta = None if change is None else self.store.deltas.keep(job.round, self.state.model.digest, change)
+        return Closed(job.round, model, self._told(state), delta)
 
     def _record(self, round: RoundState) -> RoundRecord:
         """What a round that is closed came to; to be made durable before anyone hears of its model."""
@@ -334,6 +337,7 @@ class Coordinator:
         """Delete the updates of a closed round, and checkpoints that nobody reads any more; it may take long."""
         self.spool.drop(through=round)
         self.store.drop_checkpoints(before=round - 1)
+        self.store.deltas.drop(before=min((delta.round for delta in self.state.deltas), default=round))
 
     def _participation(self, round: RoundState, node: ClientId, reason: str) -> Participation:
         traffic = self.traffic.get(node, Traffic())

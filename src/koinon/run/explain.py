@@ -23,7 +23,7 @@ class Explanation:
         epsilon: The privacy loss after the planned rounds; None when nothing is differentially private.
         tolerated_liars: How many of a round's clients may lie.
         bytes_up: Bytes that a node sends in a round, None when they depend on the update.
-        bytes_down: Bytes that a node is sent in a round.
+        bytes_down: Bytes that a node is sent in a round, if it holds no earlier model that helps.
     """
 
     learns: tuple[tuple[str, str], ...]
@@ -86,7 +86,7 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
         ("bound on an update", bound),
         ("bound on a node's weight", weight),
         ("bytes from a node, a round", _up(federation)),
-        ("bytes to a node, a round", f"{down:,} and framing"),
+        ("bytes to a node, a round", _down(federation)),
         ("assumed", _assumed(federation, spent)),
         *((("the owner's policy", _verdict(federation, policy)),) if policy is not None else ()),
     )
@@ -110,6 +110,15 @@ def _up(federation: Federation) -> str:
         if size is None
         else f"{size:,} and framing"
     )
+
+
+def _down(federation: Federation) -> str:
+    """What a node is sent in a round."""
+    downlink, layout = federation.strategy.downlink, federation.learner.layout
+    whole = f"{4 * layout.length:,} and framing"
+    if downlink is None:
+        return whole
+    return f"{whole}, or at most {downlink.most(layout):,} for each round since the model that it holds"
 
 
 _NOISE: Mapping[Place, str] = {

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -51,10 +51,16 @@ Item: TypeAlias = Message | FileChunks
 
 
 class Outbox:
-    """Sends what is put into it, in order, until it is closed."""
+    """Sends what is put into it, in order, until it is closed.
 
-    def __init__(self, connection: Connection) -> None:
+    Args:
+        connection: Where to.
+        sent: Called whenever something was sent.
+    """
+
+    def __init__(self, connection: Connection, sent: Callable[[], None] = lambda: None) -> None:
         self._connection = connection
+        self._sent = sent
         self._items: asyncio.Queue[Item] = asyncio.Queue()
         self._until: float | None = None
         self._patience: asyncio.Timeout | None = None
@@ -88,6 +94,7 @@ class Outbox:
                 await self._send_all(item)
             else:
                 await self._connection.send(item)
+                self._sent()
             if isinstance(item, Goodbye):
                 await self._connection.close(item.reason)
                 return
@@ -96,3 +103,4 @@ class Outbox:
         """In a function of its own, since a loop's last chunk would be held until the next item."""
         for chunk in chunks:
             await self._connection.send(chunk)
+            self._sent()

@@ -6,7 +6,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, assert_never
 
@@ -25,11 +25,9 @@ from koinon.durable.secret import noise_of
 from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
 from koinon.protocol import node
-from koinon.protocol.messages import Blob, Chunk, Declined, Failed, Offer, Task
+from koinon.protocol.messages import Chunk, Declined, Failed, Offer, Task
 from koinon.protocol.node import (
-    Connected,
     Download,
-    Downloaded,
     Effect,
     Evaluate,
     Evaluated,
@@ -45,6 +43,7 @@ from koinon.protocol.node import (
     Upload,
 )
 from koinon.run.attacked import lied
+from koinon.run.inbox import Inbox
 from koinon.run.policy import Policy
 from koinon.run.work import CODEC, train
 from koinon.view.log import log
@@ -76,7 +75,6 @@ class Participant:
     policy: Policy
     clock: Callable[[], float]
     attack: Attack | None = None
-    _expected: Blob | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.state = NodeState(journal=self.journal.entries())
@@ -84,11 +82,12 @@ class Participant:
         self._noise, self._ledger = Noise.seeded(self.seed), None
         if self._protections:
             self._noise, self._ledger = noise_of(self.journal.folder), Ledger(self.journal.folder.parent)
+        told = 0 if self._protections else len(self.data.train)  # how many examples there are is of the data, too
+        self._inbox = Inbox(self.federation, self.seed, self.journal, told)
 
     def connected(self) -> list[Out]:
         """The server has let the node in."""
-        told = 0 if self._protections else len(self.data.train)  # how many examples there are is of the data, too
-        return self.handle(Connected(*self.journal.holding(), told))
+        return self.handle(self._inbox.holding())
 
     def handle(self, event: Event) -> list[Out]:
         """Take an event through the protocol; returns what is to be sent and done, in order.
@@ -105,15 +104,13 @@ class Participant:
             raise
 
     def chunk(self, chunk: Chunk) -> list[Out]:
-        """Take a piece of a model.
+        """Take a piece of a model, or of what leads to it.
 
         Raises:
             Unavailable: if the whole model turns out damaged; connect again to get it anew.
         """
-        if self._expected is None or not self.journal.write(self._expected, chunk):
-            return []
-        model, self._expected = self._expected, None
-        return self.handle(Downloaded(model.digest))
+        event = self._inbox.take(chunk)
+        return [] if event is None else self.handle(event)
 
     def export(self) -> Path:
         """Write the final model as named tensors; returns where."""
@@ -142,7 +139,8 @@ class Participant:
         for effect in effects:
             match effect:
                 case Download():
-                    out.extend(self._download(effect.model))
+                    event = self._inbox.begin(effect)
+                    out.extend([] if event is None else self.handle(event))
                 case TakeBack():
                     self.journal.take_back(effect.round, CODEC)
                 case Remember():
@@ -152,13 +150,6 @@ class Participant:
                 case _:
                     assert_never(effect)
         return out
-
-    def _download(self, model: Blob) -> list[Out]:
-        if self.journal.expect(model):
-            self._expected = None
-            return self.handle(Downloaded(model.digest))
-        self._expected = model
-        return []
 
     def _train(self, task: Task) -> Event:
         log("round {round}: training", round=task.round, cohort=task.cohort)

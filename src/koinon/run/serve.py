@@ -4,13 +4,12 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import assert_never
 
 from koinon.core.errors import ClientFailed, KoinonError, ProtocolViolation, Unavailable
 from koinon.core.types import ClientId
-from koinon.durable import checkpoint
 from koinon.durable.failpoint import reach
 from koinon.durable.roster import Roster
 from koinon.protocol.events import (
@@ -31,6 +30,7 @@ from koinon.protocol.messages import Chunk, FromNode, Goodbye, Leave, Ready, Wel
 from koinon.protocol.state import waiting_for
 from koinon.run.coordinator import Coordinator, Job, Out, Seal
 from koinon.run.outbox import FileChunks, Outbox
+from koinon.run.traffic import Traffic
 from koinon.view.log import log
 from koinon.wire.channel import Applicant
 from koinon.wire.connection import HANDSHAKE_S, Connection
@@ -45,10 +45,19 @@ RETRY_S = 5.0
 """Seconds before a round is added up again after the disk was full or broken."""
 
 
-@dataclass(frozen=True)
 class _Link:
-    connection: Connection
-    outbox: Outbox
+    """A node's connection, and what of its bytes has been counted."""
+
+    def __init__(self, connection: Connection, count: Callable[[int, int], None]) -> None:
+        self.connection = connection
+        self.outbox = Outbox(connection, self.count)
+        self._counted = Traffic()
+        self._count = count
+
+    def count(self) -> None:
+        """Count what has crossed since the last time."""
+        counted, self._counted = self._counted, Traffic(self.connection.bytes_in, self.connection.bytes_out)
+        self._count(self._counted.up - counted.up, self._counted.down - counted.down)
 
 
 class Server:
@@ -89,10 +98,10 @@ class Server:
         if name in self._links:  # came in while this one was being welcomed
             await connection.send(Goodbye(f"{name} is connected already", final=False))
             return
-        link = self._links[name] = _Link(connection, Outbox(connection))
+        link = self._links[name] = _Link(connection, partial(self.coordinator.count, name))
         log("{node} joined", node=name)
         writing = asyncio.create_task(link.outbox.run())
-        reading = asyncio.create_task(self._read(name, connection, ready))
+        reading = asyncio.create_task(self._read(name, link, ready))
         try:
             done, _ = await asyncio.wait({writing, reading}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -187,15 +196,13 @@ class Server:
         await connection.send(Welcome(name, info.id, info.rounds, info.seed))
         return name
 
-    async def _read(self, name: ClientId, connection: Connection, ready: Ready) -> None:
-        self._count(name, connection, 0, 0)
-        up, down = connection.bytes_in, connection.bytes_out
+    async def _read(self, name: ClientId, link: _Link, ready: Ready) -> None:
+        link.count()
         self._event(Joined(name, ready))
         reach("server after join")
         while True:
-            message = await connection.receive()
-            self._count(name, connection, up, down)
-            up, down = connection.bytes_in, connection.bytes_out
+            message = await link.connection.receive()
+            link.count()
             if self._roster.changed():
                 self._cut_revoked()
             if name not in self._links:
@@ -206,9 +213,6 @@ class Server:
             else:
                 self._event(Received(name, _from_node(message)))
             del message  # or every node's last chunk is kept until its next one
-
-    def _count(self, name: ClientId, connection: Connection, up: int, down: int) -> None:
-        self.coordinator.count(name, connection.bytes_in - up, connection.bytes_out - down)
 
     def _event(self, *events: Event) -> None:
         """Take events through the protocol. What cannot be made durable has not happened: the nodes try again."""
@@ -241,10 +245,10 @@ class Server:
             case Disconnect():
                 link.outbox.put(Goodbye(out.reason, out.final))
             case Stream():
-                path = self.coordinator.model_file()
-                begin, _ = checkpoint.model_span(path)
-                model = out.model
-                link.outbox.put(FileChunks(model.digest, path, begin, model.size, out.offset, "server mid download"))
+                path, begin = self.coordinator.file(out.blob)
+                link.outbox.put(
+                    FileChunks(out.blob.digest, path, begin, out.blob.size, out.offset, "server mid download")
+                )
 
     def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -35,14 +35,18 @@ from koinon.protocol.events import (
     Received,
     RoundOpened,
     RunEnded,
+    Send,
+    Stream,
     Tick,
 )
-from koinon.protocol.messages import Blob, Failed, Leave, Offer, Ready
+from koinon.protocol.lineage import leading
+from koinon.protocol.messages import Blob, Continue, Delta, Failed, FromNode, Leave, Offer, Ready
 from koinon.protocol.state import SessionState, Terms
 from koinon.run.app import new_run_id
 from koinon.run.coordinator import TRAINING
 from koinon.run.engine import Engine, InProcess, MakeEngine
 from koinon.run.result import Run
+from koinon.run.traffic import Traffic, blob_bytes, message_bytes
 from koinon.run.work import (
     ClientState,
     Local,
@@ -170,14 +174,17 @@ class _Simulation:
         self.terms = Terms(info.rounds, self._draw, minimum_nodes=0, quorum=_ANY, least=federation.strategy.least)
         self.server = self._restored()
         completed = store.completed()
+        self._held: dict[ClientId, str] = {}
         model = Blob(checkpoint.digest(self.server.model), 4 * info.parameters)
         status: Literal["finished", "running"] = "finished" if completed >= info.rounds else "running"
         self.state = SessionState(model, completed, status, told=self._told())
+        if federation.strategy.downlink is not None:
+            self._recall(model)
 
     def go(self) -> None:
         """Run the rounds that are left."""
         cohort: Sequence[ClientId] = ()
-        effects = self._step(Tick(0.0))
+        effects = self.step(Tick(0.0))
         while self.state.status == "running":
             record = next(effect.record for effect in effects if isinstance(effect, Persist))
             assert isinstance(record, RoundOpened)
@@ -195,12 +202,35 @@ class _Simulation:
         self.store.begin(self.info)
         return first
 
+    def _recall(self, model: Blob) -> None:
+        """Which client holds which model, where what a client is sent depends on it."""
+        deltas: tuple[Delta, ...] = ()
+        for delta in self.store.deltas.kept(through=self.state.completed):
+            deltas = leading(deltas, delta, model)
+        self.state = replace(self.state, deltas=deltas)
+        bases = {delta.round: delta.base for delta in deltas}
+        for record in self.store.history():
+            for part in record.participants:
+                if part.outcome == "accepted" and record.round in bases:
+                    self._held[part.client] = bases[record.round]
+
+    def ready(self, client: ClientId) -> Ready:
+        """What a client says that it holds."""
+        held = self._held.get(client)
+        return Ready() if held is None else Ready(held, self.state.model.size)
+
+    def showed(self, client: ClientId) -> None:
+        """A client has trained from the present model, and so it holds it."""
+        if self.federation.strategy.downlink is not None:
+            self._held[client] = self.state.model.digest
+
     def _draw(self, round: int, present: Mapping[ClientId, int]) -> list[ClientId]:
         """The cohort, from the whole population: simulated clients are here when they are asked."""
         seed, population = self.info.seed, self.population
         return draw(self.federation, seed, Noise.seeded(seed), round, population.ids, Sizes(population))
 
-    def _step(self, event: Event) -> tuple[Effect, ...]:
+    def step(self, event: Event) -> tuple[Effect, ...]:
+        """Take an event through the protocol."""
         self.state, effects = session.step(self.terms, self.state, event)
         return effects
 
@@ -209,7 +239,7 @@ class _Simulation:
         began = time.perf_counter()
         self.store.persist(opened)
         self.progress.opened(opened.round, opened.cohort)
-        gathered = _Gathered(self, opened.round)
+        gathered, delta = _Gathered(self, opened.round), None
         if opened.cohort:
             states = {client: self._client_state(client) for client in opened.cohort}
             model, told = self.server.model, self.state.told
@@ -218,10 +248,12 @@ class _Simulation:
             if not gathered.closing:
                 raise ClientFailed(gathered.shortage())
         if opened.cohort or self.federation.protections:
-            self.server = gathered.advanced(self.server)
-        return self._close(opened, gathered, began)
+            self.server, delta = gathered.advanced(self.server)
+        return self._close(opened, gathered, delta, began)
 
-    def _close(self, opened: RoundOpened, gathered: "_Gathered", began: float) -> tuple[Effect, ...]:
+    def _close(
+        self, opened: RoundOpened, gathered: "_Gathered", delta: Delta | None, began: float
+    ) -> tuple[Effect, ...]:
         """Make the round durable, then tell the session."""
         learner, evaluation = self.federation.learner, self.federation.evaluation
         metrics = central(learner, evaluation, self.server.model, opened.round, self.info.rounds)
@@ -244,7 +276,10 @@ class _Simulation:
         if gathered.evaluated:
             self.progress.evaluated(opened.round - 1, values(gathered.evaluated))
         self.progress.closed(record)
-        effects = self._step(Closed(opened.round, Blob(digest, self.state.model.size), self._told()))
+        effects = self.step(Closed(opened.round, Blob(digest, self.state.model.size), self._told(), delta))
+        bases = {delta.base for delta in self.state.deltas}
+        self._held = {client: base for client, base in self._held.items() if base in bases}
+        self.store.deltas.drop(before=min((delta.round for delta in self.state.deltas), default=opened.round))
         for effect in effects:
             if isinstance(effect, Persist) and isinstance(effect.record, RunEnded):
                 self.store.persist(effect.record)
@@ -278,19 +313,28 @@ class _Gathered:
 
     def take(self, client: ClientId, result: Local | ClientFailed) -> None:
         """Take one client's result through the protocol."""
-        step = self._simulation._step
-        step(Joined(client, Ready()))
+        step = self._simulation.step
+        asked = step(Joined(client, self._simulation.ready(client)))
         if isinstance(result, ClientFailed):
-            effects = step(Received(client, Failed(self._round, str(result))))
-            self.parts.append(Participation(client, "failed", str(result)))
-            self._simulation.progress.replied(self._round, client, "failed", str(result))
+            said: FromNode = Failed(self._round, str(result))
+            effects = step(Received(client, said))
+            traffic = _traffic(client, (said,), (*asked, *effects))
+            self._failed(client, str(result), traffic)
         else:
             blob = Blob(_NOWHERE, len(result.encoded))
-            step(Received(client, Offer(self._round, blob, result.weight, result.examples, {}, 0.0)))
+            said = Offer(self._round, blob, result.weight, result.examples, dict(result.metrics), 0.0)
+            step(Received(client, said))
             effects = step(Arrived(client, self._round, _NOWHERE))
-            self._add(client, result)
+            traffic = _traffic(client, (said,), (*asked, Send(client, Continue(self._round, 0)), *effects))
+            traffic.up += blob_bytes(blob, 0, node=True)
+            self._simulation.showed(client)
+            self._add(client, result, traffic)
         step(Received(client, Leave("")))
         self.closing |= any(isinstance(effect, Close) for effect in effects)
+
+    def _failed(self, client: ClientId, reason: str, traffic: Traffic) -> None:
+        self.parts.append(Participation(client, "failed", reason, bytes_up=traffic.up, bytes_down=traffic.down))
+        self._simulation.progress.replied(self._round, client, "failed", reason)
 
     def shortage(self) -> str:
         """Why the round cannot close."""
@@ -301,20 +345,23 @@ class _Gathered:
         rule, least = type(self._reducer).__name__, self._simulation.terms.least
         return f"round {self._round} has {len(self._weights)} updates, and {rule} needs {least}{reasons}"
 
-    def advanced(self, server: ServerState) -> ServerState:
-        """The server's next state."""
+    def advanced(self, server: ServerState) -> tuple[ServerState, Delta | None]:
+        """The server's next state and, where the way down has a codec, what leads to its model, kept on the disk."""
         federation, seed = self._simulation.federation, self._simulation.info.seed
         if isinstance(self._reducer, Summing):
             total = self._reducer.finish(self._sum)
         else:
             updates = torch.stack(self._rows) if self._rows else torch.empty(0, self._length)
-            clients = [part.client for part in self.parts if part.outcome == "accepted"]
+            accepted = [part.client for part in self.parts if part.outcome == "accepted"]
             rows = Matrix(updates, self._weights)
-            server, total = aggregated(federation, seed, self._round, server, clients, rows)
-        advanced = advance(federation, seed, Noise.seeded(seed), self._round, server, total, self._weights)
-        return replace(advanced, clients={**server.clients, **self._states})
+            server, total = aggregated(federation, seed, self._round, server, accepted, rows)
+        clients = {**server.clients, **self._states}
+        server, change = advance(federation, seed, Noise.seeded(seed), self._round, server, total, self._weights)
+        base = self._simulation.state.model.digest
+        delta = None if change is None else self._simulation.store.deltas.keep(self._round, base, change)
+        return replace(server, clients=clients), delta
 
-    def _add(self, client: ClientId, local: Local) -> None:
+    def _add(self, client: ClientId, local: Local, traffic: Traffic) -> None:
         federation = self._simulation.federation
         known = shared(federation, self._simulation.info.seed, self._round)
         decoded = federation.strategy.codec.decode(InMemory(local.encoded), known, 0, known.length)
@@ -339,7 +386,18 @@ class _Gathered:
                 "accepted",
                 examples=local.examples,
                 weight=local.weight,
-                bytes_up=len(local.encoded),
-                bytes_down=self._simulation.state.model.size,
+                bytes_up=traffic.up,
+                bytes_down=traffic.down,
             )
         )
+
+
+def _traffic(client: ClientId, said: Sequence[FromNode], effects: Sequence[Effect]) -> Traffic:
+    """Bytes that would have crossed a client's connection."""
+    traffic = Traffic(up=sum(message_bytes(message, node=True) for message in said))
+    for effect in effects:
+        if isinstance(effect, Send) and effect.node == client:
+            traffic.down += message_bytes(effect.message, node=False)
+        elif isinstance(effect, Stream) and effect.node == client:
+            traffic.down += blob_bytes(effect.blob, effect.offset, node=False)
+    return traffic

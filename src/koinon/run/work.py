@@ -17,13 +17,16 @@ from koinon.durable.checkpoint import ServerState
 from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
 from koinon.learn.learner import LocalTask
-from koinon.update.codec import Codec, Encoded, Shared
+from koinon.update.codec import Codec, Encoded, InMemory, Shared
 from koinon.update.stage import Context, State, Told
 
 ClientState = Mapping[str, torch.Tensor]
 
 CODEC = "codec."
 """Prefix of what a client's codec remembers, beside its stages, whose names begin with their places."""
+
+BLOCK = 1 << 20
+"""Elements of a model that are changed at a time."""
 
 
 @dataclass(frozen=True)
@@ -191,20 +194,47 @@ def advance(
     state: ServerState,
     total: Vector,
     weights: Sequence[float],
-) -> ServerState:
+) -> tuple[ServerState, bytes | memoryview | None]:
     """The server's state after a round whose updates, of such weights, were reduced to `total`.
 
     Takes `state` and `total` over. With noise, a round in which nobody took part must come here as well, with a
     `total` of zeros: that nobody did is not told either.
+
+    Returns:
+        The state and, where the way down has a codec, what leads to its model from the one before.
     """
-    strategy = federation.strategy
+    strategy, layout = federation.strategy, federation.learner.layout
+    before = state.model.clone() if strategy.downlink is not None else state.model
     cohort = Cohort(round, len(weights), sum(weights))
-    context = Context(
-        round, strategy.before, federation.learner.layout, generator(seed, "server", round), noise.of("server")
-    )
+    context = Context(round, strategy.before, layout, generator(seed, "server", round), noise.of("server"))
     stages, total = strategy.stages.on_server(state.stages, total, cohort, context)
     optimizer, model = strategy.server.step(state.optimizer, state.model, total)
-    return replace(state, model=model, optimizer=optimizer, stages=stages)
+    state = replace(state, model=model, optimizer=optimizer, stages=stages)
+    if strategy.downlink is None:
+        return state, None
+    known = Shared(layout, seed, round)
+    memory, change = strategy.downlink.encode(
+        state.downlink or strategy.downlink.init(layout), model - before, known, generator(seed, "downlink", round)
+    )
+    return replace(state, model=changed(federation, seed, round, before, change), downlink=memory), change
+
+
+def changed(
+    federation: Federation, seed: int, round: int, model: Vector, change: bytes | bytearray | memoryview
+) -> Vector:
+    """The model after a round, from the one before, which is taken over: the same bits on the server and on every node.
+
+    Raises:
+        ValueError: if the change is no encoding of a vector of the model's layout, or there is no codec of the way down.
+    """
+    codec = federation.strategy.downlink
+    if codec is None:
+        raise ValueError("nothing is encoded on the way down")
+    known, encoded = Shared(federation.learner.layout, seed, round), InMemory(memoryview(change))
+    for start in range(0, known.length, BLOCK):
+        stop = min(start + BLOCK, known.length)
+        model[start:stop] += codec.decode(encoded, known, start, stop)
+    return model
 
 
 def held(federation: Federation, rows: Rows) -> Rows:

@@ -1,7 +1,8 @@
 """The usual strategies, each a short function in the words of its paper.
 
 All take `sample` (who takes part), `stages` (an update's way; the default weights by examples, `()` gives every
-client an equal say), `codec`, `reducer`, and `server`: a callable from parameters to a `torch.optim.Optimizer`.
+client an equal say), `codec`, `downlink` (a codec for what changes of the model; None: nodes are sent the model),
+`reducer`, and `server`: a callable from parameters to a `torch.optim.Optimizer`.
 """
 
 import functools
@@ -27,6 +28,7 @@ def fedavg(
     sample: Sampler = Everyone(),
     stages: Sequence[Stage] = _BY_EXAMPLES,
     codec: Codec = Float32(),
+    downlink: Codec | None = None,
     reducer: Reducer = Mean(),
     server: MakeServerOptimizer = functools.partial(torch.optim.SGD, lr=1.0),
 ) -> Strategy:
@@ -34,7 +36,7 @@ def fedavg(
 
     Source: McMahan et al., "Communication-efficient learning of deep networks from decentralized data" (2017).
     """
-    return Strategy("fedavg", sample, Chain(tuple(stages)), codec, reducer, ServerOptimizer(server))
+    return Strategy("fedavg", sample, Chain(tuple(stages)), codec, reducer, ServerOptimizer(server), downlink=downlink)
 
 
 def fedprox(
@@ -42,6 +44,7 @@ def fedprox(
     sample: Sampler = Everyone(),
     stages: Sequence[Stage] = _BY_EXAMPLES,
     codec: Codec = Float32(),
+    downlink: Codec | None = None,
     reducer: Reducer = Mean(),
     server: MakeServerOptimizer = functools.partial(torch.optim.SGD, lr=1.0),
 ) -> Strategy:
@@ -50,13 +53,14 @@ def fedprox(
     Source: Li et al., "Federated optimization in heterogeneous networks" (2020).
     """
     chain = Chain(tuple(stages))
-    return Strategy("fedprox", sample, chain, codec, reducer, ServerOptimizer(server), Proximal(mu))
+    return Strategy("fedprox", sample, chain, codec, reducer, ServerOptimizer(server), Proximal(mu), downlink)
 
 
 def fedadam(
     sample: Sampler = Everyone(),
     stages: Sequence[Stage] = _BY_EXAMPLES,
     codec: Codec = Float32(),
+    downlink: Codec | None = None,
     reducer: Reducer = Mean(),
     server: MakeServerOptimizer = functools.partial(torch.optim.Adam, lr=0.01, betas=(0.9, 0.99), eps=1e-3, fused=True),
 ) -> Strategy:
@@ -64,13 +68,14 @@ def fedadam(
 
     Source: Reddi et al., "Adaptive federated optimization" (2021), algorithm 2; tau is `eps`.
     """
-    return Strategy("fedadam", sample, Chain(tuple(stages)), codec, reducer, ServerOptimizer(server))
+    return Strategy("fedadam", sample, Chain(tuple(stages)), codec, reducer, ServerOptimizer(server), downlink=downlink)
 
 
 def fedyogi(
     sample: Sampler = Everyone(),
     stages: Sequence[Stage] = _BY_EXAMPLES,
     codec: Codec = Float32(),
+    downlink: Codec | None = None,
     reducer: Reducer = Mean(),
     server: MakeServerOptimizer = functools.partial(Yogi, lr=0.01, betas=(0.9, 0.99), eps=1e-3),
 ) -> Strategy:
@@ -78,13 +83,14 @@ def fedyogi(
 
     Source: Reddi et al., "Adaptive federated optimization" (2021), algorithm 2.
     """
-    return Strategy("fedyogi", sample, Chain(tuple(stages)), codec, reducer, ServerOptimizer(server))
+    return Strategy("fedyogi", sample, Chain(tuple(stages)), codec, reducer, ServerOptimizer(server), downlink=downlink)
 
 
 def fedadagrad(
     sample: Sampler = Everyone(),
     stages: Sequence[Stage] = _BY_EXAMPLES,
     codec: Codec = Float32(),
+    downlink: Codec | None = None,
     reducer: Reducer = Mean(),
     server: MakeServerOptimizer = functools.partial(torch.optim.Adagrad, lr=0.01, eps=1e-3),
 ) -> Strategy:
@@ -92,4 +98,6 @@ def fedadagrad(
 
     Source: Reddi et al., "Adaptive federated optimization" (2021), algorithm 2.
     """
-    return Strategy("fedadagrad", sample, Chain(tuple(stages)), codec, reducer, ServerOptimizer(server))
+    return Strategy(
+        "fedadagrad", sample, Chain(tuple(stages)), codec, reducer, ServerOptimizer(server), downlink=downlink
+    )

@@ -24,6 +24,7 @@ class Strategy:
         sample: Who takes part in a round.
         stages: What happens to an update on its way.
         codec: How it becomes bytes.
+        downlink: How what a round changed of the model becomes bytes; None: nodes are sent the model.
         reducer: How many updates become one.
         server: How the aggregated update changes the model.
         correction: What is added to local gradients, or None.
@@ -39,6 +40,7 @@ class Strategy:
     reducer: Reducer = Mean()
     server: ServerOptimizer = field(default_factory=ServerOptimizer)
     correction: Correction | None = None
+    downlink: Codec | None = None
 
     def __post_init__(self) -> None:
         self.admit()

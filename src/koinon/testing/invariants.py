@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from koinon.protocol.events import Arrived, Disconnect, Event, RoundOpened, Send
 from koinon.protocol.messages import Accepted, Chunk, Finished, FromNode, Offer, Refused, Task
 from koinon.run.coordinator import Coordinator, Job, Out, Seal
 from koinon.testing.network import Link
-from koinon.testing.toy import decoded
+from koinon.testing.toy import decoded, handed_down
 
 _DISHONEST = ("digest", "NaN", "different", "bytes", "decoded", "asked")
 """Words in refusals that an honest node must never hear."""
@@ -48,6 +49,7 @@ class Observer:
 
     Attributes:
         run: The run's folder.
+        seed: Its seed.
         sealed: Files of the spool that are durable.
         models: The model after each closed round, as raw little-endian float32; 0 is the start.
         completed: Closed rounds.
@@ -55,6 +57,7 @@ class Observer:
     """
 
     run: Path
+    seed: int
     sealed: set[Path] = field(default_factory=set)
     models: dict[int, bytes] = field(default_factory=dict)
     completed: int = 0
@@ -65,6 +68,7 @@ class Observer:
     _settled: dict[tuple[int, ClientId], tuple[str, bytes | None]] = field(default_factory=dict)
     _records: dict[int, str] = field(default_factory=dict)
     _database: sqlite3.Connection | None = None
+    _downlink: Mapping[str, torch.Tensor] = field(default_factory=dict)
     _writes: int = -1
 
     def close(self) -> None:
@@ -219,9 +223,15 @@ class Observer:
             )
             total += decoded(self._updates[blob.update.digest]).numpy().astype(np.float64) * blob.weight
             weights += blob.weight
-        expected = model + (total / (weights or 1.0)).astype(np.float32)
+        mean = model + (total / (weights or 1.0)).astype(np.float32)
+        expected = model
+        if counted:
+            self._downlink, change = handed_down(self._downlink, self.seed, round, torch.from_numpy(mean - model))
+            expected = model + change.numpy()
         self.models[round] = self._model(round)
-        require(self.models[round] == expected.tobytes(), f"the model after round {round} is not the mean")
+        require(
+            self.models[round] == expected.tobytes(), f"the model after round {round} is not the mean as handed down"
+        )
         require(record.digest == self._digest(round), f"the record of round {round} has another digest")
 
     def _model(self, round: int) -> bytes:

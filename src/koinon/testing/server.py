@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 
 from koinon.core.errors import KoinonError, ProtocolViolation, Unavailable
 from koinon.core.types import ClientId
-from koinon.durable import checkpoint
 from koinon.durable.history import RunInfo
 from koinon.federation import Federation
 from koinon.protocol.events import (
@@ -216,9 +215,8 @@ class ServerProcess(Process):
 
     def _stream(self, stream: Stream) -> None:
         if (visitor := self._members.get(stream.node)) is not None:
-            path, model = self.coordinator.model_file(), stream.model
-            begin, _ = checkpoint.model_span(path)
-            visitor.outbox.put(chunks(model.digest, path, begin, model.size, stream.offset))
+            path, begin = self.coordinator.file(stream.blob)
+            visitor.outbox.put(chunks(stream.blob.digest, path, begin, stream.blob.size, stream.offset))
 
     def _transmit(self, visitor: _Visitor, message: Message) -> None:
         assert visitor.channel is not None

@@ -8,6 +8,7 @@ import torch
 
 from koinon.core.errors import ClientFailed
 from koinon.core.layout import Layout, Slot
+from koinon.core.rng import generator
 from koinon.core.statistics import Metrics, Ratio
 from koinon.core.types import ClientId, Spec, Update, Vector
 from koinon.data.dataset import DataSet, Dataset, Samples
@@ -18,6 +19,7 @@ from koinon.server.sampling import Sampler
 from koinon.strategy.recipes import fedavg
 from koinon.update.codec import InMemory, Shared
 from koinon.update.feedback import ErrorFeedback
+from koinon.update.quantize import Quantize
 from koinon.update.sparsify import TopK
 from koinon.update.stage import Context, OnClient, State
 from koinon.update.weight import Weight
@@ -29,6 +31,9 @@ _LAYOUT = Layout((Slot("walk", (LENGTH,), torch.float32, 0, True),))
 
 CODEC = ErrorFeedback(TopK(0.5))
 """One whose memory would show in every later update if it were lost or counted twice."""
+
+DOWNLINK = ErrorFeedback(Quantize(4))
+"""Two rounds' changes are shorter than the model, three are not; what is left out shows in every later model."""
 
 Whim: TypeAlias = Literal["fails", "is not finite", "has a bug"]
 """What may be wrong with a client's training."""
@@ -104,13 +109,20 @@ class Counted(OnClient):
 
 def federation(learner: Toy, sample: Sampler, rounds: int) -> Federation:
     """FedAvg, weighted by examples."""
-    strategy = fedavg(sample=sample, stages=(Counted(), Weight()), codec=CODEC)
+    strategy = fedavg(sample=sample, stages=(Counted(), Weight()), codec=CODEC, downlink=DOWNLINK)
     return Federation(learner, strategy, rounds, Evaluation())
 
 
 def decoded(update: bytes) -> Vector:
     """What a node's bytes stand for; the same in every round."""
     return CODEC.decode(InMemory(update), Shared(_LAYOUT), 0, LENGTH)
+
+
+def handed_down(memory: State, seed: int, round: int, change: Vector) -> tuple[State, Vector]:
+    """What the server's codec remembers after a round that came to `change`, and what nodes are told of it."""
+    shared, rng = Shared(_LAYOUT, seed, round), generator(seed, "downlink", round)
+    memory, data = DOWNLINK.encode(memory or DOWNLINK.init(_LAYOUT), change, shared, rng)
+    return memory, DOWNLINK.decode(InMemory(data), shared, 0, LENGTH)
 
 
 def holdings(nodes: int) -> dict[ClientId, DataSet]:

@@ -46,7 +46,7 @@ class World:
             rng=rng,
             clock=Clock(),
             weather=Weather(plan.tampering, plan.latency_s, set(), {}),
-            observer=Observer(folder / "run"),
+            observer=Observer(folder / "run", seed),
             faults=self.faults,
             parts=parts,
             settings=plan.settings,

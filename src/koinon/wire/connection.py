@@ -51,12 +51,12 @@ class Pipe:
     async def send(self, data: bytes | bytearray) -> None:
         """Send one message."""
         await self._socket.send(data)
-        self.bytes_out += _framed(len(data), masked=self._node)
+        self.bytes_out += framed(len(data), masked=self._node)
 
     async def receive(self) -> bytes:
         """Receive one message."""
         data = await self._socket.receive()
-        self.bytes_in += _framed(len(data), masked=not self._node)
+        self.bytes_in += framed(len(data), masked=not self._node)
         return data
 
     async def close(self, code: int, reason: str) -> None:
@@ -128,6 +128,12 @@ class Connection:
         await self._pipe.close(code, reason)
 
 
+def framed(payload: int, *, masked: bool) -> int:
+    """Bytes of a WebSocket frame; RFC 6455, §5.2."""
+    length = 0 if payload < 126 else 2 if payload < 1 << 16 else 8
+    return 2 + length + (4 if masked else 0) + payload
+
+
 def ended(code: int | None, reason: str | None) -> KoinonError:
     """What the end of a WebSocket means to the side that reads it.
 
@@ -139,12 +145,6 @@ def ended(code: int | None, reason: str | None) -> KoinonError:
     if code in _FAULTS:
         return ProtocolViolation(f"the connection was refused with code {code}{words}")
     return Unavailable(f"the connection was closed{words}" if code == NORMAL else f"the connection was cut{words}")
-
-
-def _framed(payload: int, *, masked: bool) -> int:
-    """Bytes of a WebSocket frame; RFC 6455, §5.2."""
-    length = 0 if payload < 126 else 2 if payload < 1 << 16 else 8
-    return 2 + length + (4 if masked else 0) + payload
 
 
 def _fit(reason: str) -> str:

@@ -11,8 +11,10 @@ from koinon.durable.journal import Journal
 from koinon.protocol.messages import Blob, Chunk, Delta
 from koinon.protocol.node import Connected, Download, Downloaded
 from koinon.run.app import load_app
+from koinon.run.explain import explain
 from koinon.run.inbox import Inbox
 from koinon.run.work import changed
+from koinon.update.codec import Shared
 from koinon.view.progress import Quiet
 
 APP = load_app(str(Path(__file__).parents[1] / "system" / "apps" / "small.py"))
@@ -68,8 +70,8 @@ def test_what_was_left_out_and_who_holds_what_survive_a_kill(tmp_path):
 
 
 def test_what_is_left_out_is_made_up_for(tmp_path):
-    fine, coarse = simulated(tmp_path, None), simulated(tmp_path, DOWN)
-    without = simulated(tmp_path, kn.TopK(0.2))
+    fine = simulated(tmp_path, None)
+    coarse, without = (simulated(tmp_path, codec) for codec in (kn.ErrorFeedback(kn.TopK(0.2)), kn.TopK(0.2)))
 
     def apart(run):
         return torch.cat([(run.model[name] - fine.model[name]).flatten() for name in run.model]).norm()
@@ -86,16 +88,12 @@ def inbox(tmp_path, model):
 
 def patch(held, model):
     layout = APP.federation.learner.layout
-    _, change = DOWN.encode(DOWN.init(layout), torch.linspace(-1, 1, layout.length), _shared(layout), torch.Generator())
+    _, change = DOWN.encode(
+        DOWN.init(layout), torch.linspace(-1, 1, layout.length), Shared(layout, 0, 1), torch.Generator()
+    )
     after = changed(federation(), 0, 1, model.clone(), change)
     delta = Delta(held.digest, 1, Blob(checkpoint.digest(after), len(change)))
     return delta, bytes(change), after
-
-
-def _shared(layout):
-    from koinon.update.codec import Shared
-
-    return Shared(layout, 0, 1)
 
 
 def test_a_node_makes_the_model_from_what_it_holds(tmp_path):
@@ -123,5 +121,16 @@ def test_changes_of_another_model_or_larger_than_any_are_not_waited_for(tmp_path
     model = torch.ones(APP.federation.learner.layout.length)
     _, held, box = inbox(tmp_path, model)
     other, vast = Delta("a" * 64, 1, Blob("b" * 64, 5)), Delta(held.digest, 1, Blob("b" * 64, 10**9))
-    for delta in (other, vast):
-        assert box.begin(Download(Blob("c" * 64, held.size), (delta,))) == Connected(held.digest, held.size, 7)
+    many = (Delta(held.digest, 1, Blob("b" * 64, DOWN.most(APP.federation.learner.layout))),) * 60
+    for deltas in ((other,), (vast,), many):
+        assert box.begin(Download(Blob("c" * 64, held.size), deltas)) == Connected(held.digest, held.size, 7)
+
+
+def test_what_a_node_is_sent_is_explained():
+    layout = APP.federation.learner.layout
+    told = dict(explain(federation()).facts)["bytes to a node, a round"]
+    assert (
+        told
+        == f"{4 * layout.length:,} and framing, or at most {DOWN.most(layout):,} for each round since the model that it holds"
+    )
+    assert dict(explain(federation(None)).facts)["bytes to a node, a round"] == f"{4 * layout.length:,} and framing"

@@ -4,10 +4,12 @@ runs/<id>/deltas/round-N    digest of the model before (32 bytes) | the encoded 
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from koinon.core.errors import Unavailable
 from koinon.durable.checkpoint import replacing
+from koinon.protocol.lineage import leading
 from koinon.protocol.messages import Blob, Delta
 
 HEAD = 32
@@ -39,21 +41,30 @@ class Deltas:
             file.write(change)
         return _delta(round, base, change)
 
-    def kept(self, through: int) -> list[Delta]:
-        """Those of rounds up to this one, the oldest first."""
-        found = []
-        for path in sorted(self._folder.glob("round-*")):
-            if (round := int(path.name.partition("-")[2])) <= through:
-                content = path.read_bytes()
-                found.append(_delta(round, content[:HEAD].hex(), memoryview(content)[HEAD:]))
-        return found
+    def leading_to(self, model: Blob, round: int) -> tuple[Delta, ...]:
+        """What leads to the model after a round, the oldest first; that of a later round, never closed, is left out.
+
+        Raises:
+            Unavailable: if the disk is broken.
+        """
+        deltas: tuple[Delta, ...] = ()
+        try:
+            for path in sorted(self._folder.glob("round-*")):
+                if (number := int(path.name.partition("-")[2])) <= round:
+                    content = path.read_bytes()
+                    last = _delta(number, content[:HEAD].hex(), memoryview(content)[HEAD:])
+                    deltas = leading(deltas, last, model)
+        except OSError as error:
+            raise Unavailable(f"cannot read {self._folder}: {error}") from error
+        return deltas
 
     def path(self, round: int) -> Path:
         """Where the difference of a round is."""
         return self._folder / f"round-{round:06d}"
 
-    def drop(self, before: int) -> None:
-        """Delete those of rounds before this one."""
+    def drop(self, round: int, needed: Sequence[Delta]) -> None:
+        """Delete those of rounds before this one that come before all that are needed."""
+        before = min((delta.round for delta in needed), default=round)
         for path in self._folder.glob("round-*"):
             if int(path.name.partition("-")[2]) < before:
                 path.unlink()

@@ -23,8 +23,8 @@ class Participation(msgspec.Struct, frozen=True):
         examples: Examples it trained on.
         weight: Its weight in the mean.
         seconds: Time that its training took, as it says.
-        bytes_up: Bytes it sent in the round, framing included; in simulation the encoder's length.
-        bytes_down: Bytes it was sent.
+        bytes_up: Bytes it sent in the round, frames included; in simulation, what it would have sent.
+        bytes_down: Bytes it was sent in the round, frames included.
     """
 
     client: ClientId

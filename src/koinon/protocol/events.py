@@ -58,7 +58,7 @@ class Closed:
 
     Attributes:
         told: What the next round's nodes are told beside it.
-        delta: What leads to it from the model before, durable too; None where nothing shorter than itself does.
+        delta: What leads to it from the model before, durable too; None where the way down has no codec or the model is the same.
     """
 
     round: int

@@ -44,8 +44,7 @@ from koinon.protocol.events import (
     Settled,
     Stream,
 )
-from koinon.protocol.lineage import leading
-from koinon.protocol.messages import Blob, Chunk, Continue, Delta
+from koinon.protocol.messages import Blob, Chunk, Continue
 from koinon.protocol.round import RoundState
 from koinon.protocol.state import SessionState, Terms
 from koinon.run.allocator import give_back
@@ -210,9 +209,7 @@ class Coordinator:
         del server
         self.spool.drop(through=completed)
         open_round = self.store.open_round()
-        deltas: tuple[Delta, ...] = ()
-        for delta in self.store.deltas.kept(through=completed):
-            deltas = leading(deltas, delta, model)
+        deltas = self.store.deltas.leading_to(model, completed)
         state, effects = session.restored(
             self.terms, model, completed, self.info.status, open_round, self.store.nodes(), told, deltas
         )
@@ -337,7 +334,7 @@ class Coordinator:
         """Delete the updates of a closed round, and checkpoints that nobody reads any more; it may take long."""
         self.spool.drop(through=round)
         self.store.drop_checkpoints(before=round - 1)
-        self.store.deltas.drop(before=min((delta.round for delta in self.state.deltas), default=round))
+        self.store.deltas.drop(round, needed=self.state.deltas)
 
     def _participation(self, round: RoundState, node: ClientId, reason: str) -> Participation:
         traffic = self.traffic.get(node, Traffic())

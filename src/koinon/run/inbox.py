@@ -39,7 +39,7 @@ class Inbox:
         self._whole = self._patch = None
         held = self._journal.holding()
         if wanted.deltas and held != (wanted.model.digest, wanted.model.size):
-            if held != (wanted.deltas[0].base, wanted.model.size) or not self._sensible(wanted.deltas):
+            if held != (wanted.deltas[0].base, wanted.model.size) or not self._sensible(wanted):
                 return self.holding()
             self._patch = _Patch(wanted.model, wanted.deltas)
             return None
@@ -62,10 +62,12 @@ class Inbox:
             return self._patched(patch)
         return None
 
-    def _sensible(self, deltas: tuple[Delta, ...]) -> bool:
-        """Whether these can be what this definition's codec makes."""
+    def _sensible(self, wanted: Download) -> bool:
+        """Whether these deltas can be what this definition's codec makes, and take no more memory than the model."""
         codec, layout = self._federation.strategy.downlink, self._federation.learner.layout
-        return codec is not None and all(delta.change.size <= codec.most(layout) for delta in deltas)
+        sizes = [delta.change.size for delta in wanted.deltas]
+        possible = codec is not None and max(sizes) <= codec.most(layout)
+        return possible and sum(sizes) < wanted.model.size == 4 * layout.length
 
     def _patched(self, patch: "_Patch") -> Downloaded | Connected:
         """Make the model. What does not lead to it is dropped with its base, or the server would send it again."""

@@ -1,5 +1,7 @@
 """The way down: nodes that hold a model are sent what changed, and everyone ends with the same bits."""
 
+import hashlib
+import time
 from pathlib import Path
 
 import pytest
@@ -8,11 +10,14 @@ import torch
 import koinon as kn
 from koinon.durable import checkpoint
 from koinon.durable.journal import Journal
+from koinon.durable.store import Store
 from koinon.protocol.messages import Blob, Chunk, Delta
 from koinon.protocol.node import Connected, Download, Downloaded
 from koinon.run.app import load_app
+from koinon.run.coordinator import Coordinator
 from koinon.run.explain import explain
 from koinon.run.inbox import Inbox
+from koinon.run.settings import Settings
 from koinon.run.work import changed
 from koinon.update.codec import Shared
 from koinon.view.progress import Quiet
@@ -67,6 +72,25 @@ def test_what_was_left_out_and_who_holds_what_survive_a_kill(tmp_path):
     (begun,) = (tmp_path / "cut").iterdir()
     resumed = simulated(tmp_path / "cut", DOWN, sample, resume=begun.name)
     assert (resumed.digest, down(resumed)) == (whole.digest, down(whole))
+
+
+def test_a_server_that_starts_again_knows_what_changed_and_keeps_no_more(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        simulated(tmp_path, progress=Killed())
+    store = Store(next(tmp_path.iterdir()))
+    server = Coordinator(federation(), store.info(), store, Settings(), time.monotonic)
+    deltas, history = server.state.deltas, store.history()
+    assert [delta.round for delta in deltas] == [1, 2] and deltas[1].base == history[0].digest
+    path, begin = server.file(deltas[1].change)
+    assert hashlib.sha256(path.read_bytes()[begin:]).hexdigest() == deltas[1].change.digest
+    store.close()
+
+
+def test_a_run_keeps_only_the_changes_that_it_may_send(tmp_path):
+    run = simulated(tmp_path)
+    most = (4 * APP.federation.learner.layout.length - 1) // DOWN.size(APP.federation.learner.layout)
+    kept = sorted(int(path.name.partition("-")[2]) for path in (run.path / "deltas").iterdir())
+    assert kept == list(range(6 - most, 6)) and most < 5
 
 
 def test_what_is_left_out_is_made_up_for(tmp_path):

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from benchmarks.figures import Figure, table
 
-NAMES = ("round_overhead", "upload", "memory", "longrun", "idle", "simulate", "dpsgd", "noise", "rules", "codecs")
+NAMES = (
+    "round_overhead", "upload", "memory", "longrun", "idle", "simulate", "dpsgd", "noise", "rules", "codecs", "slow_network",
+)  # fmt: skip
 
 
 def main() -> None:

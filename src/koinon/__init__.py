@@ -24,6 +24,7 @@ from koinon.core.errors import (
     Unavailable,
     VerificationFailed,
 )
+from koinon.core.network import Network
 from koinon.data import IID, DataSet, Dirichlet, EqualDirichlet, Natural, Population, QuantitySkew, Samples, Shards
 from koinon.evaluate.evaluation import Evaluation
 from koinon.federation import Federation
@@ -37,7 +38,7 @@ from koinon.run.result import Run
 from koinon.run.simulate import simulate
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform, Weighted
 from koinon.server.yogi import Yogi
-from koinon.strategy.recipes import fedadagrad, fedadam, fedavg, fedprox, fedyogi
+from koinon.strategy.recipes import diloco, fedadagrad, fedadam, fedavg, fedprox, fedyogi
 from koinon.strategy.strategy import Strategy
 from koinon.update.adaptive import AdaptiveClip
 from koinon.update.clip import Clip, ClipL1, ClipLayers
@@ -45,7 +46,10 @@ from koinon.update.codec import Float32
 from koinon.update.correlated import CorrelatedNoise
 from koinon.update.eden import Eden
 from koinon.update.feedback import ErrorFeedback
+from koinon.update.fitted import Fitted
 from koinon.update.floats import BFloat16, Float16
+from koinon.update.layers import Layers
+from koinon.update.lazy import Lazy
 from koinon.update.lowrank import LowRank
 from koinon.update.momentum import Momentum
 from koinon.update.noise import GaussianNoise, LaplaceNoise, Local
@@ -91,6 +95,7 @@ __all__ = [
     "Everyone",
     "FLTrust",
     "Federation",
+    "Fitted",
     "Float16",
     "Float32",
     "FoolsGold",
@@ -99,6 +104,8 @@ __all__ = [
     "KoinonError",
     "Krum",
     "LaplaceNoise",
+    "Layers",
+    "Lazy",
     "Local",
     "LowRank",
     "MajorityVote",
@@ -112,6 +119,7 @@ __all__ = [
     "MultiKrum",
     "Natural",
     "NearestNeighborMixing",
+    "Network",
     "NormClipping",
     "Poisson",
     "PolicyRefused",
@@ -143,6 +151,7 @@ __all__ = [
     "attack",
     "calibrate",
     "data",
+    "diloco",
     "fedadagrad",
     "fedadam",
     "fedavg",

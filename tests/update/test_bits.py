@@ -73,9 +73,15 @@ def test_a_frame_that_would_grow_beyond_its_size_is_refused():
     bomb = zstandard.ZstdCompressor().compress(bytes(50_000_000))
     unsized = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(4000))
     for frame in (bomb, unsized, b"no frame at all"):
-        data = len(frame).to_bytes(4, "little") + frame
+        data = (4000).to_bytes(8, "little") + len(frame).to_bytes(4, "little") + frame
         with pytest.raises(ValueError, match=r"another size|damaged"):
             codec.decode(InMemory(data), known, 0, 1000)
+
+
+@pytest.mark.parametrize("size", [4001, 1 << 40, 2**64 - 1])
+def test_more_bytes_than_any_update_has_are_not_decompressed(size):
+    with pytest.raises(ValueError, match="which no update of this layout has"):
+        kn.Zstd().decode(InMemory(size.to_bytes(8, "little") + bytes(100)), Shared(flat(1000)), 0, 1000)
 
 
 def test_a_section_is_within_its_whole():

@@ -36,12 +36,17 @@ PLAIN = (
     kn.Sign(block=10),
     kn.ternary(0.1),
     kn.LowRank(2),
+    kn.Layers(2),
+    kn.Layers(3) >> kn.Quantize(4),
 )
 PACKED = (
     kn.Zstd(),
     kn.Quantize(4) >> kn.Zstd(),
     kn.TopK(0.2) >> kn.Quantize(4) >> kn.Zstd(),
     kn.LowRank(1) >> kn.Zstd(),
+    kn.Layers(2) >> kn.TopK(0.2) >> kn.Quantize(4) >> kn.Zstd(),
+    kn.Fitted((kn.Float32(), kn.Quantize(4) >> kn.Zstd(), kn.Eden(1)), most_bytes=5000),
+    kn.Fitted((kn.LowRank(2), kn.TopK(0.1)), seconds=1.0),
 )
 WITH_MEMORY = (
     kn.ErrorFeedback(kn.Float32()),
@@ -49,6 +54,10 @@ WITH_MEMORY = (
     kn.ErrorFeedback(kn.RandomMask(0.1)),
     kn.ErrorFeedback(kn.ternary(0.1)),
     kn.ErrorFeedback(kn.LowRank(1)),
+    kn.ErrorFeedback(kn.Layers(2) >> kn.Quantize(4)),
+    kn.ErrorFeedback(kn.Fitted((kn.Quantize(8), kn.TopK(0.1)), most_bytes=500)),
+    kn.Lazy(kn.Quantize(8), patience=1.0),
+    kn.Lazy(kn.ErrorFeedback(kn.TopK(0.2)), patience=3.0, most_skipped=2),
 )
 CODECS = (*PLAIN, *PACKED, *WITH_MEMORY)
 every_codec = pytest.mark.parametrize("codec", CODECS, ids=str)

@@ -12,6 +12,7 @@ from koinon.cli.options import (
     AttackOption,
     Json,
     LogJson,
+    NetworkOption,
     Rounds,
     Runs,
     Seed,
@@ -21,6 +22,7 @@ from koinon.cli.options import (
     show,
 )
 from koinon.core.errors import AdmissionError
+from koinon.core.network import Network
 from koinon.run import host as processes
 from koinon.run.app import new_run_id
 from koinon.run.host import Home, Listen
@@ -113,6 +115,7 @@ def up(
     nodes: Annotated[int, typer.Option(help="Node processes.")],
     attack: AttackOption = None,
     liars: Annotated[int, typer.Option(help="How many of the nodes, the last ones, do so.")] = 1,
+    network: NetworkOption = None,
     rounds: Rounds = None,
     seed: Seed = 0,
     runs: Runs = RUNS,
@@ -133,7 +136,8 @@ def up(
         if not 0 < liars < nodes:
             raise AdmissionError(f"of {nodes} nodes {liars} cannot lie; give --liars from 1 to {nodes - 1}")
     lying = dict.fromkeys(list(names)[nodes - liars :], attack) if attack is not None else {}
-    with Trial(app, names, runs / new_run_id(app), arguments, lying) as trial:
+    between = None if network is None else Network.named(network)
+    with Trial(app, names, runs / new_run_id(app), arguments, lying, between) as trial:
         trial.start_server()
         for name in names:
             trial.start_node(name)

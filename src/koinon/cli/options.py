@@ -11,6 +11,7 @@ import typer
 
 from koinon import attack
 from koinon.core.errors import AdmissionError
+from koinon.core.network import NETWORKS
 from koinon.run.app import App, load_app
 
 AppArgument: TypeAlias = Annotated[str, typer.Argument(metavar="APP", help="A Python file, or module:name.")]
@@ -23,6 +24,13 @@ LogJson: TypeAlias = Annotated[bool, typer.Option("--log-json", help="Log one JS
 AttackOption: TypeAlias = Annotated[
     str | None,
     typer.Option("--attack", metavar="NAME[:NUMBER]", help="Lie, to test the federation: SignFlip, Gaussian:5 …"),
+]
+
+NetworkOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--network", metavar="NAME|FILE", help=f"Between nodes and server: {', '.join(NETWORKS)}, or a TOML profile."
+    ),
 ]
 
 RUNS = Path("runs")

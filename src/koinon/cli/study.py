@@ -8,8 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from koinon.cli.options import RUNS, AppArgument, Json, Rounds, Runs, Seed, encoded, load, show, tell
+from koinon.cli.options import RUNS, AppArgument, Json, NetworkOption, Rounds, Runs, Seed, encoded, load, show, tell
 from koinon.core.errors import AdmissionError
+from koinon.core.network import Network
 from koinon.run.explain import explain as explanation_of
 from koinon.run.policy import Policy
 from koinon.run.simulate import simulate as run_simulation
@@ -31,13 +32,17 @@ def simulate(
     rounds: Rounds = None,
     seed: Seed = 0,
     workers: Annotated[int, typer.Option(help="Processes that train clients.")] = 1,
+    network: NetworkOption = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
     """Run a federation in this process. Equal seeds give equal bits."""
     loaded = load(app, rounds)
     population = loaded.clients(clients)
-    run = run_simulation(loaded.federation, population, seed, workers, runs=runs, name=app, clients=clients)
+    between = None if network is None else Network.named(network)
+    run = run_simulation(
+        loaded.federation, population, seed, workers, runs=runs, name=app, clients=clients, network=between
+    )
     show(run.summary(), json)
 
 

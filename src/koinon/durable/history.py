@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from koinon.core.network import Network
 from koinon.core.types import ClientId
 from koinon.durable.spending import Release
 
@@ -54,6 +55,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
         suspicion: What a rule that watches for liars knows of each client of the round: its suspicion, its score in the round,
             and 1 if it was left out.
         decision: What a rule that decides anew in every round did, and why.
+        network_s: In simulation of a network, how long the bytes of its slowest accepted client would have been under way.
     """
 
     round: int
@@ -68,6 +70,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     told: Values = {}
     suspicion: Mapping[ClientId, Values] = {}
     decision: str = ""
+    network_s: float | None = None
 
     @property
     def bytes_up(self) -> int:
@@ -95,6 +98,7 @@ class RunInfo(msgspec.Struct, frozen=True):
         runtime: `"simulation"` or `"network"`.
         clients: How many clients were asked for in simulation, None for the app's own number.
         delta: At which what was spent of privacy is told; None where nothing adds noise.
+        network: What was simulated between clients and server, the same for all; None for nothing, or one for each.
     """
 
     id: str
@@ -108,3 +112,4 @@ class RunInfo(msgspec.Struct, frozen=True):
     runtime: Literal["simulation", "network"]
     clients: int | None = None
     delta: float | None = None
+    network: Network | None = None

@@ -25,7 +25,7 @@ from koinon.durable.secret import noise_of
 from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
 from koinon.protocol import node
-from koinon.protocol.messages import Chunk, Declined, Failed, Offer, Task
+from koinon.protocol.messages import Accepted, Chunk, Declined, Failed, Offer, Task
 from koinon.protocol.node import (
     Download,
     Effect,
@@ -33,8 +33,10 @@ from koinon.protocol.node import (
     Evaluated,
     Event,
     GaveUp,
+    Lost,
     NodeState,
     Quit,
+    Received,
     Remember,
     Say,
     TakeBack,
@@ -43,9 +45,10 @@ from koinon.protocol.node import (
     Upload,
 )
 from koinon.run.attacked import lied
+from koinon.run.gauge import Gauge
 from koinon.run.inbox import Inbox
 from koinon.run.policy import Policy
-from koinon.run.work import CODEC, train
+from koinon.run.work import CODEC, linked, train
 from koinon.view.log import log
 
 Job: TypeAlias = Train | Evaluate
@@ -84,6 +87,7 @@ class Participant:
             self._noise, self._ledger = noise_of(self.journal.folder), Ledger(self.journal.folder.parent)
         told = 0 if self._protections else len(self.data.train)  # how many examples there are is of the data, too
         self._inbox = Inbox(self.federation, self.seed, self.journal, told)
+        self._gauge = Gauge(self.clock)
 
     def connected(self) -> list[Out]:
         """The server has let the node in."""
@@ -98,10 +102,12 @@ class Participant:
         state, effects = node.step(self.state, event)
         before, self.state = self.state, state
         try:
-            return self._carried_out(effects)
+            out = self._carried_out(effects)
         except KoinonError:
             self.state = before
             raise
+        self._measure(event, out)
+        return out
 
     def chunk(self, chunk: Chunk) -> list[Out]:
         """Take a piece of a model, or of what leads to it.
@@ -150,6 +156,20 @@ class Participant:
                 case _:
                     assert_never(effect)
         return out
+
+    def _measure(self, event: Event, out: Sequence[Out]) -> None:
+        """Tell the gauge what becomes of an update."""
+        match event:
+            case Lost():
+                self._gauge.lost()
+            case Received(Accepted()):
+                self._gauge.accepted()
+        for effect in out:
+            match effect:
+                case Say(Offer()):
+                    self._gauge.offered()
+                case Upload():
+                    self._gauge.wanted(effect.offer.update.size - effect.offset)
 
     def _train(self, task: Task) -> Event:
         log("round {round}: training", round=task.round, cohort=task.cohort)
@@ -204,7 +224,7 @@ class Participant:
 
     def _offer(self, task: Task) -> Offer:
         began = self.clock()
-        state = self.journal.state(before=task.round) or {}
+        state = linked(self.journal.state(before=task.round) or {}, self._gauge.link)
         model = self.journal.model(task.model.digest)
         reach("node mid training")
         noise, told = self._noise, task.told

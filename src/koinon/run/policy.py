@@ -11,16 +11,15 @@ most_epsilon = 3.0              # in all runs together, at `delta`; absent: any
 delta = 1e-5
 """
 
-import difflib
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from koinon.core.errors import AdmissionError, PolicyRefused, Unavailable
+from koinon.core import toml
+from koinon.core.errors import PolicyRefused
 from koinon.durable.spending import Release, guarantees
 from koinon.federation import Federation
 from koinon.protocol.messages import Digest
@@ -60,15 +59,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             Unavailable: if the file cannot be read.
             AdmissionError: if it is not TOML, or has an unknown setting or a value that the setting cannot take.
         """
-        try:
-            settings = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise Unavailable(
-                f"cannot read the policy {path}: {error.strerror}; name a file that you can read"
-            ) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise AdmissionError(f"{path} is not valid TOML: {error}") from error
-        return cls(**{name: _checked(path, name, value) for name, value in settings.items()})
+        return toml.read(path, cls, "policy")
 
     def check_join(self, federation: Federation, rounds: int) -> None:
         """Whether the owner allows a run.
@@ -139,17 +130,3 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     def _check_rounds(self, rounds: int, asked: str) -> None:
         if self.most_rounds is not None and rounds > self.most_rounds:
             raise PolicyRefused(f"the owner's policy: most_rounds = {self.most_rounds} forbids {asked}")
-
-
-_TYPES = {field.name: field.type for field in msgspec.structs.fields(Policy)}
-
-
-def _checked(path: Path, name: str, value: object) -> Any:
-    if name not in _TYPES:
-        near = difflib.get_close_matches(name, _TYPES, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        raise AdmissionError(f"{path}: there is no setting {name}; {meant}Settings are {', '.join(_TYPES)}")
-    try:
-        return msgspec.convert(value, _TYPES[name])
-    except msgspec.ValidationError as error:
-        raise AdmissionError(f"{path}: {name} = {value!r}: {str(error).lower()}") from error

@@ -90,6 +90,12 @@ class Run:
         """How long its rounds took together."""
         return sum(record.seconds for record in self.history)
 
+    @property
+    def network_seconds(self) -> float | None:
+        """How long its rounds would have waited for the network that was simulated; None where none was."""
+        waited = [record.network_s for record in self.history if record.network_s is not None]
+        return sum(waited) if waited else None
+
     def summary(self) -> dict[str, object]:
         """The run in one JSON object."""
         return {
@@ -102,6 +108,7 @@ class Run:
             "bytes_up": sum(record.bytes_up for record in self.history),
             "bytes_down": sum(record.bytes_down for record in self.history),
             "seconds": round(self.seconds, 3),
+            **({} if self.network_seconds is None else {"network_seconds": round(self.network_seconds, 3)}),
             "path": str(self.path),
         }
 

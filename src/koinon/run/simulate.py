@@ -1,11 +1,12 @@
 """A federation in one process: the same protocol, the same work, no network."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from koinon.core.errors import AdmissionError, ClientFailed, Unavailable
+from koinon.core.network import Network
 from koinon.core.noise import Noise
 from koinon.core.statistics import values
 from koinon.core.types import ClientId
@@ -39,9 +40,11 @@ from koinon.run.work import (
     decision,
     draw,
     first_state,
+    linked,
     suspicion,
 )
 from koinon.strategy.protection import check_enough
+from koinon.update.fitted import Link
 from koinon.update.stage import Told
 from koinon.view.progress import Progress, progress_for
 
@@ -60,6 +63,7 @@ def simulate(
     clients: int | None = None,
     resume: str | None = None,
     engine: MakeEngine = InProcess,
+    network: Network | Callable[[ClientId], Network] | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Run a federation in this process. Equal seeds give equal bits.
@@ -74,6 +78,8 @@ def simulate(
         clients: The number of clients that was asked for, to be recorded with the run.
         resume: Id of a run to go on with.
         engine: Makes, from federation, population and seed, what trains the clients.
+        network: Between the server and every client, or each of them: history tells how long a round would have waited for
+            it, and `Fitted` chooses by it. It changes nothing else. A run that goes on keeps one that is the same for all.
         progress: Told what happens; by default a live view in terminals and notebooks.
 
     Raises:
@@ -96,6 +102,7 @@ def simulate(
         runtime="simulation",
         clients=clients,
         delta=federation.delta,
+        network=network if isinstance(network, Network) else None,
     )
     folder = Path(runs) / info.id
     if resume is not None and not (folder / "run.db").exists():
@@ -105,7 +112,8 @@ def simulate(
     progress = progress or progress_for()
     try:
         with progress.following(info):
-            _Simulation(federation, population, info, store, engine(federation, population, seed), progress).go()
+            trained = engine(federation, population, seed)
+            _Simulation(federation, population, info, store, trained, _networks(network or info.network), progress).go()
         return Run.read(store, layout).publish()
     finally:
         store.close()
@@ -131,6 +139,13 @@ def _agreed(stored: RunInfo | None, asked: RunInfo) -> RunInfo:
     return stored
 
 
+def _networks(network: Network | Callable[[ClientId], Network] | None) -> Callable[[ClientId], Network | None]:
+    """Each client's network."""
+    if isinstance(network, Network) or network is None:
+        return lambda client: network
+    return network
+
+
 class _Simulation:
     """Drives the session's state machine in place of a network."""
 
@@ -141,6 +156,7 @@ class _Simulation:
         info: RunInfo,
         store: Store,
         engine: Engine,
+        network: Callable[[ClientId], Network | None],
         progress: Progress,
     ) -> None:
         self.federation = federation
@@ -148,6 +164,7 @@ class _Simulation:
         self.info = info
         self.store = store
         self.engine = engine
+        self.network = network
         self.progress = progress
         self.server = self._restored()
         model = Blob(checkpoint.digest(self.server.model), 4 * info.parameters)
@@ -228,6 +245,7 @@ class _Simulation:
             told=state.told,
             suspicion=suspicion(self.federation, self.server, opened.cohort),
             decision=decision(self.federation, self.server),
+            network_s=self._waited(gathered),
         )
         self.store.close_round(record)
         self.store.drop_checkpoints(before=opened.round)
@@ -241,10 +259,20 @@ class _Simulation:
                 self.store.persist(effect.record)
         return effects
 
+    def _waited(self, gathered: Gathered) -> float | None:
+        """Seconds that the slowest client's bytes would have been under way; None where there is no network."""
+        accepted = [part for part in gathered.parts if part.outcome == "accepted"]
+        between = [(self.network(part.client), part) for part in accepted]
+        return max(
+            (net.seconds(part.bytes_up, part.bytes_down) for net, part in between if net is not None), default=None
+        )
+
     def _told(self) -> Told:
         return self.federation.strategy.stages.tell(self.server.stages)
 
     def _client_state(self, client: ClientId) -> ClientState:
         prefix = f"{client}/"
         clients = self.server.clients
-        return {name.removeprefix(prefix): tensor for name, tensor in clients.items() if name.startswith(prefix)}
+        own = {name.removeprefix(prefix): tensor for name, tensor in clients.items() if name.startswith(prefix)}
+        network = self.network(client)
+        return linked(own, None if network is None else Link(network.up.bytes_per_s, network.round_trip_s))

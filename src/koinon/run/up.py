@@ -12,10 +12,12 @@ from pathlib import Path
 from types import TracebackType
 
 from koinon.core.errors import Unavailable
+from koinon.core.network import Network
 from koinon.core.types import ClientId
 from koinon.durable.roster import Roster
 from koinon.durable.store import Store
 from koinon.run.host import Home
+from koinon.run.shaping import Relay
 from koinon.wire.certificates import make_authority
 from koinon.wire.identity import key_text
 
@@ -32,6 +34,7 @@ class Trial:
         folder: The run's folder; its name is the run's id.
         serve: More arguments for `koinon serve`.
         lying: Nodes that lie, and by which attack of `koinon.attack`.
+        network: What is between each node and the server; None: nothing that this machine has not.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Trial:
         folder: Path,
         serve: Sequence[str] = (),
         lying: Mapping[ClientId, str] | None = None,
+        network: Network | None = None,
     ) -> None:
         self._lying = lying or {}
         self.app = app
@@ -49,6 +53,7 @@ class Trial:
         self._arguments = list(serve)
         self._home = Home(folder / "server")
         self._port = _free_port()
+        self._relay = Relay(network, self._port, self.nodes) if network is not None else None
         self._processes: dict[ClientId, subprocess.Popen[bytes]] = {}
         self.server: subprocess.Popen[bytes] | None = None
         self._store: Store | None = None
@@ -58,6 +63,8 @@ class Trial:
         self._enrol()
 
     def __enter__(self) -> "Trial":
+        if self._relay is not None:
+            self._relay.__enter__()
         return self
 
     def __exit__(
@@ -72,6 +79,8 @@ class Trial:
                     process.wait(FAREWELL_S / 3)
                 process.kill()
                 process.wait()
+        if self._relay is not None:
+            self._relay.__exit__(kind, error, traceback)
 
     def start_server(
         self, environment: Mapping[str, str] | None = None, stdout: int | None = None, stderr: int | None = None
@@ -92,7 +101,8 @@ class Trial:
     def start_node(self, name: ClientId, environment: Mapping[str, str] | None = None) -> None:
         """Start a node, or start it again; its log is in `logs/`."""
         home = self._node_home(name).folder
-        arguments = ["join", f"wss://localhost:{self._port}", self.app, "--data", self.nodes[name]]
+        port = self._port if self._relay is None else self._relay.port(name)
+        arguments = ["join", f"wss://localhost:{port}", self.app, "--data", self.nodes[name]]
         arguments += ["--server", self._key, "--ca", str(self._authority), "--home", str(home)]
         if name in self._lying:
             arguments += ["--dev", "--attack", self._lying[name]]

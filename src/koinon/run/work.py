@@ -18,12 +18,16 @@ from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
 from koinon.learn.learner import LocalTask
 from koinon.update.codec import Codec, Encoded, InMemory, Shared
+from koinon.update.fitted import Link, fitted
 from koinon.update.stage import Context, State, Told
 
 ClientState = Mapping[str, torch.Tensor]
 
 CODEC = "codec."
 """Prefix of what a client's codec remembers, beside its stages, whose names begin with their places."""
+
+_LINK = "link"
+"""Name of what a client knows of its link: bytes in a second, and the seconds of a round trip."""
 
 BLOCK = 1 << 20
 """Elements of a model that are changed at a time."""
@@ -46,6 +50,13 @@ class Local:
     examples: int
     metrics: Metrics
     state: ClientState
+
+
+def linked(state: ClientState, link: Link | None) -> ClientState:
+    """A client's state with what it knows of its link, for `train`; it is of this round alone."""
+    if link is None:
+        return state
+    return {**state, _LINK: torch.tensor([link.bytes_per_s, link.round_trip_s], dtype=torch.float64)}
 
 
 def shared(federation: Federation, seed: int, round: int) -> Shared:
@@ -104,6 +115,7 @@ def train(
     Args:
         noise: The client's own, of the whole run.
         state: The client's after its last round: its stages' and, behind `codec.`, its codec's. What is missing begins.
+            By `linked`, what it knows of its link.
         told: What the server told its stages for this round.
 
     Raises:
@@ -122,13 +134,14 @@ def train(
         told,
     )
     memory: State = {name.removeprefix(CODEC): state[name] for name in state if name.startswith(CODEC)}
-    stages: State = {name: tensor for name, tensor in state.items() if not name.startswith(CODEC)}
+    stages: State = {name: state[name] for name in state if name != _LINK and not name.startswith(CODEC)}
     stages, update = strategy.stages.on_client(stages or strategy.stages.init(learner.layout), update, context)
     if not (finite(update.delta) and finite(update.weight)):
         raise ClientFailed(f"the update of round {round} is not finite; lower the learning rate or clip it")
     known = shared(federation, seed, round)
-    memory, encoded = strategy.codec.encode(
-        memory or strategy.codec.init(known.layout), update.delta, known, generator(seed, "codec", round, client)
+    codec = fitted(strategy.codec, Link(*state[_LINK].tolist()) if _LINK in state else None)
+    memory, encoded = codec.encode(
+        memory or codec.init(known.layout), update.delta, known, generator(seed, "codec", round, client)
     )
     state = {**stages, **{f"{CODEC}{name}": tensor for name, tensor in memory.items()}}
     if federation.protections:

@@ -39,6 +39,24 @@ def fedavg(
     return Strategy("fedavg", sample, Chain(tuple(stages)), codec, reducer, ServerOptimizer(server), downlink=downlink)
 
 
+def diloco(
+    sample: Sampler = Everyone(),
+    stages: Sequence[Stage] = (),
+    codec: Codec = Float32(),
+    downlink: Codec | None = None,
+    reducer: Reducer = Mean(),
+    server: MakeServerOptimizer = functools.partial(torch.optim.SGD, lr=0.7, momentum=0.9, nesterov=True),
+) -> Strategy:
+    """DiLoCo: many local steps, an equal say for every client, and Nesterov momentum on the server.
+
+    It is meant for a learner of hundreds of local steps of AdamW, whose averages, other than in the paper, begin anew in
+    every round.
+
+    Source: Douillard et al., "DiLoCo: distributed low-communication training of language models" (2023), algorithm 1.
+    """
+    return Strategy("diloco", sample, Chain(tuple(stages)), codec, reducer, ServerOptimizer(server), downlink=downlink)
+
+
 def fedprox(
     mu: float = 0.01,
     sample: Sampler = Everyone(),

@@ -26,43 +26,22 @@ BLOCK = 1 << 17
 _SCALE_BYTES = 4
 
 
-@dataclass(frozen=True)
-class ErrorFeedback(Composable):
-    """Encodes an update plus what was left out of earlier ones, and remembers what is left out now.
+class Remembering(Composable):
+    """Base of codecs that keep a part of an update for later ones; each has to see the whole of it.
 
-    What is decoded is scaled, by a factor of four bytes that travels, to be as near as it can be to what was encoded. So
-    memory never grows by coding, and with a contraction c of the codec it holds at most 4 (1 - c) / c² times an
-    update's square on average. The memory, as long as the model, lies in the node's journal. After a round in which the
-    server refused the update it is again what it was before that round, so that nothing that was left out earlier is
-    lost with the refused update. Of an update of which a node never hears whether it counted, it assumes that it did.
-
-    Source: Seide et al., "1-bit stochastic gradient descent" (2014); Karimireddy et al., "Error feedback fixes SignSGD
-    and other gradient compression schemes" (2019).
-
-    Attributes:
-        codec: Encodes the sum.
-
-    Raises:
-        AdmissionError: if `codec` has an error feedback in it.
+    The memory, as long as the model, lies in the node's journal. After a round in which the server refused the update it
+    is again what it was before that round, so that nothing that was kept earlier is lost with the refused update. Of an
+    update of which a node never hears whether it counted, it assumes that it did.
     """
 
     codec: Codec
 
-    def __post_init__(self) -> None:
-        if isinstance(self.codec, ErrorFeedback):
-            raise AdmissionError("ErrorFeedback within ErrorFeedback would remember everything twice; keep one")
-
-    @property
-    def claims(self) -> Claims:
-        """Of one round by itself: no scale is nearer than the best, and that one never enlarges."""
-        return Claims(kept=self.codec.claims.contraction)
-
     def __rshift__(self, other: Composable) -> Composable:
-        raise _inside(type(self.codec).__name__, type(other).__name__)
+        raise self._inside(type(self.codec).__name__, type(other).__name__)
 
     def following(self, first: Composable) -> Composable:
         """Refused: it has to see the whole update."""
-        raise _inside(type(first).__name__, type(self.codec).__name__)
+        raise self._inside(type(first).__name__, type(self.codec).__name__)
 
     def admit(self, spec: Spec) -> Spec:
         """With a memory added, nothing bounds an update.
@@ -73,15 +52,52 @@ class ErrorFeedback(Composable):
             AdmissionError: beside the server's noise, which accounts for one round's data in one round's update.
         """
         if spec.central_noise:
+            name = type(self).__name__
             raise AdmissionError(
-                "ErrorFeedback carries earlier rounds' data into an update, beyond its clip and the sampling that the server's "
-                "noise is accounted with; drop ErrorFeedback, and use a codec without bias such as Eden or Quantize"
+                f"{name} carries earlier rounds' data into an update, beyond its clip and the sampling that the server's noise "
+                f"is accounted with; drop {name}, and use a codec without bias such as Eden or Quantize"
             )
-        return self.claims.of(self.codec.admit(_unbounded(spec)))
+        return self.claims.of(self.codec.admit(Claims(growth=float("inf")).of(spec)))
+
+    def _inside(self, first: str, second: str) -> AdmissionError:
+        name = type(self).__name__
+        return AdmissionError(f"{name} has to see the whole update; write {name}({first}(…) >> {second}(…))")
+
+
+@dataclass(frozen=True)
+class ErrorFeedback(Remembering):
+    """Encodes an update plus what was left out of earlier ones, and remembers what is left out now.
+
+    What is decoded is scaled, by a factor of four bytes that travels, to be as near as it can be to what was encoded. So
+    memory never grows by coding, and with a contraction c of the codec it holds at most 4 (1 - c) / c² times an
+    update's square on average.
+
+    Source: Seide et al., "1-bit stochastic gradient descent" (2014); Karimireddy et al., "Error feedback fixes SignSGD
+    and other gradient compression schemes" (2019).
+
+    Attributes:
+        codec: Encodes the sum.
+
+    Raises:
+        AdmissionError: if `codec` has such a memory itself.
+    """
+
+    codec: Codec
+
+    def __post_init__(self) -> None:
+        if isinstance(self.codec, Remembering):
+            name = type(self.codec).__name__
+            cure = "keep one" if name == "ErrorFeedback" else f"write {name}(ErrorFeedback(…))"
+            raise AdmissionError(f"{name} within ErrorFeedback would remember everything twice; {cure}")
+
+    @property
+    def claims(self) -> Claims:
+        """Of one round by itself: no scale is nearer than the best, and that one never enlarges."""
+        return Claims(kept=self.codec.claims.contraction)
 
     def init(self, layout: Layout) -> State:
         """Nothing left out yet, and the codec's own memory."""
-        return {"left": torch.zeros(layout.length), **_prefixed(self.codec.init(layout))}
+        return {"left": torch.zeros(layout.length), **prefixed(self.codec.init(layout))}
 
     def size(self, layout: Layout) -> int | None:
         """The codec's, and the scale."""
@@ -97,11 +113,11 @@ class ErrorFeedback(Composable):
     ) -> tuple[State, bytes | memoryview]:
         """The bytes of the vector and the memory, and what they leave out."""
         whole = vector + state["left"]
-        inner, data = self.codec.encode(_inner(state), whole, shared, rng)
+        inner, data = self.codec.encode(without_prefix(state), whole, shared, rng)
         sent = self.codec.decode(InMemory(data), shared, 0, shared.length)
         scale = _best(whole, sent)
         left = whole - sent.mul_(scale)  # not in place: the bytes may be the memory of `whole`
-        return {"left": left, **_prefixed(inner)}, b"".join((floats_as_bytes(scale[None]), data))
+        return {"left": left, **prefixed(inner)}, b"".join((floats_as_bytes(scale[None]), data))
 
     def decode(self, encoded: Encoded, shared: Shared, start: int, stop: int) -> Vector:
         """Elements `start .. stop`, scaled."""
@@ -118,19 +134,11 @@ def _best(whole: Vector, sent: Vector) -> torch.Tensor:
     return (products / squares if squares > 0 else squares).to(torch.float32)
 
 
-def _inside(first: str, second: str) -> AdmissionError:
-    return AdmissionError(
-        f"ErrorFeedback has to see all that is left out; write ErrorFeedback({first}(…) >> {second}(…))"
-    )
-
-
-def _unbounded(spec: Spec) -> Spec:
-    return Claims(growth=float("inf")).of(spec)
-
-
-def _prefixed(state: State) -> State:
+def prefixed(state: State) -> State:
+    """What a codec within a codec remembers, among what the outer one does."""
     return {f"codec.{name}": tensor for name, tensor in state.items()}
 
 
-def _inner(state: State) -> State:
+def without_prefix(state: State) -> State:
+    """The same, by itself."""
     return {name.removeprefix("codec."): tensor for name, tensor in state.items() if name.startswith("codec.")}

@@ -34,16 +34,18 @@ class Partial(Composable):
 
     def init(self, layout: Layout) -> State:
         """The values' codec's."""
-        return self.then.init(flat(self._count(layout.length)))
+        return self.then.init(flat(self._count(Shared(layout))))
 
     def size(self, layout: Layout) -> int | None:
         """Known if that of the values is."""
-        values = self.then.size(flat(self._count(layout.length)))
-        return None if values is None else self._head_bytes(layout.length) + values
+        known = Shared(layout)
+        values = self.then.size(flat(self._count(known)))
+        return None if values is None else self._head_bytes(known) + values
 
     def most(self, layout: Layout) -> int:
         """The head, and the most for the values."""
-        return self._head_bytes(layout.length) + self.then.most(flat(self._count(layout.length)))
+        known = Shared(layout)
+        return self._head_bytes(known) + self.then.most(flat(self._count(known)))
 
     def encode(
         self, state: State, vector: Vector, shared: Shared, rng: torch.Generator
@@ -55,9 +57,9 @@ class Partial(Composable):
 
     def decode(self, encoded: Encoded, shared: Shared, start: int, stop: int) -> Vector:
         """Elements `start .. stop`."""
-        at = self._head_bytes(shared.length)
+        at = self._head_bytes(shared)
         head, tail = Section(encoded, 0, at), Section(encoded, at, encoded.size)
-        inner = shared.values(self._count(shared.length))
+        inner = shared.values(self._count(shared))
         return self._joined(head, lambda first, last: self.then.decode(tail, inner, first, last), shared, start, stop)
 
     @property
@@ -66,11 +68,11 @@ class Partial(Composable):
         """What it keeps by itself."""
 
     @abstractmethod
-    def _count(self, length: int) -> int:
-        """How many values are left of a vector of `length` elements."""
+    def _count(self, shared: Shared) -> int:
+        """How many values are left of a vector."""
 
     @abstractmethod
-    def _head_bytes(self, length: int) -> int:
+    def _head_bytes(self, shared: Shared) -> int:
         """Bytes of the head."""
 
     @abstractmethod

@@ -46,10 +46,10 @@ class Rotate(Partial):
         """Lengths stay as they are."""
         return Claims()
 
-    def _count(self, length: int) -> int:
-        return rotated_length(length)
+    def _count(self, shared: Shared) -> int:
+        return rotated_length(shared.length)
 
-    def _head_bytes(self, length: int) -> int:
+    def _head_bytes(self, shared: Shared) -> int:
         return KEY_BYTES
 
     def _split(self, vector: Vector, shared: Shared, rng: torch.Generator) -> tuple[bytes, Vector]:

@@ -48,23 +48,23 @@ class TopK(Partial):
         """The largest share holds at least its share of the squares."""
         return Claims(kept=self.fraction)
 
-    def _count(self, length: int) -> int:
-        return math.ceil(self.fraction * length)
+    def _count(self, shared: Shared) -> int:
+        return math.ceil(self.fraction * shared.length)
 
-    def _head_bytes(self, length: int) -> int:
-        return PlaceCode(self._count(length), length).size if length else 0
+    def _head_bytes(self, shared: Shared) -> int:
+        return PlaceCode(self._count(shared), shared.length).size if shared.length else 0
 
     def _split(self, vector: Vector, shared: Shared, rng: torch.Generator) -> tuple[bytes, Vector]:
         if not len(vector):
             return b"", vector
-        count = self._count(len(vector))
+        count = self._count(shared)
         places = _largest(vector.numpy(), count)
         return PlaceCode(count, len(vector)).encode(places), vector[torch.from_numpy(places)]
 
     def _joined(self, head: Encoded, values: Read, shared: Shared, start: int, stop: int) -> Vector:
         vector = torch.zeros(stop - start)
         if start < stop:
-            code = PlaceCode(self._count(shared.length), shared.length)
+            code = PlaceCode(self._count(shared), shared.length)
             places, before = code.within(head, start, stop)
             vector[torch.from_numpy(places)] = values(before, before + len(places))
         return vector
@@ -102,14 +102,14 @@ class RandomMask(Partial):
         """How many of a chunk's values are sent."""
         return math.ceil(self.fraction * chunk)
 
-    def _count(self, length: int) -> int:
-        return length // CHUNK * self._of(CHUNK) + self._of(length % CHUNK)
+    def _count(self, shared: Shared) -> int:
+        return shared.length // CHUNK * self._of(CHUNK) + self._of(shared.length % CHUNK)
 
-    def _head_bytes(self, length: int) -> int:
+    def _head_bytes(self, shared: Shared) -> int:
         return 0
 
     def _split(self, vector: Vector, shared: Shared, rng: torch.Generator) -> tuple[bytes, Vector]:
-        values, before = torch.empty(self._count(len(vector))), 0
+        values, before = torch.empty(self._count(shared)), 0
         for start in range(0, len(vector), CHUNK):
             chunk = vector[start : start + CHUNK]
             places = _mask(shared.seed, shared.round, start, len(chunk), self._of(len(chunk)))

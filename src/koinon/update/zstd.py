@@ -9,8 +9,10 @@ import zstandard
 from koinon.core.errors import AdmissionError
 from koinon.core.layout import Layout
 from koinon.core.types import Spec, Vector
-from koinon.update.codec import Claims, Codec, Composable, Encoded, Float32, Shared
+from koinon.update.codec import Claims, Codec, Composable, Encoded, Float32, Section, Shared
 from koinon.update.stage import State
+
+_SIZE_BYTES = 8
 
 FRAME = 1 << 16
 """Bytes that are compressed together, and have to be decompressed to read one of them."""
@@ -28,7 +30,7 @@ class Zstd(Composable):
         level: Of zstd, 1 to 19: more takes longer.
 
     Raises:
-        AdmissionError: if `level` is out of its bounds or the size of `of` depends on the values.
+        AdmissionError: if `level` is out of its bounds, or `of` is compressed already.
     """
 
     of: Codec = Float32()
@@ -76,13 +78,13 @@ class Zstd(Composable):
         return None
 
     def most(self, layout: Layout) -> int:
-        """As many as there were, and where each frame ends."""
-        return self.of.most(layout) + 4 * _frames(self.of.most(layout))
+        """As many as there were, how many that is, and where each frame ends."""
+        return _SIZE_BYTES + self.of.most(layout) + 4 * _frames(self.of.most(layout))
 
     def encode(
         self, state: State, vector: Vector, shared: Shared, rng: torch.Generator
     ) -> tuple[State, bytes | memoryview]:
-        """The frames, each as it is or compressed, after a list of where they end."""
+        """How many bytes there are, where the frames end, and the frames, each as it is or compressed."""
         state, data = self.of.encode(state, vector, shared, rng)
         compressor, raw = zstandard.ZstdCompressor(level=self.level), memoryview(data).cast("B")
         frames = []
@@ -91,11 +93,14 @@ class Zstd(Composable):
             compressed = compressor.compress(frame)
             frames.append(compressed if len(compressed) < len(frame) else frame)
         ends = np.cumsum([len(frame) for frame in frames], dtype="<u4")
-        return state, b"".join((ends.tobytes(), *frames))
+        return state, b"".join((len(raw).to_bytes(_SIZE_BYTES, "little"), ends.tobytes(), *frames))
 
     def decode(self, encoded: Encoded, shared: Shared, start: int, stop: int) -> Vector:
         """Elements `start .. stop`, from the frames that they need."""
-        return self.of.decode(_Raw(encoded, self.of.most(shared.layout)), shared, start, stop)
+        size = int.from_bytes(encoded.read(0, _SIZE_BYTES), "little")
+        if encoded.size < _SIZE_BYTES or size > self.of.most(shared.layout):
+            raise ValueError(f"{size} bytes are said to be compressed, which no update of this layout has")
+        return self.of.decode(_Raw(Section(encoded, _SIZE_BYTES, encoded.size), size), shared, start, stop)
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,8 @@ class _Raw:
     """What was compressed, decompressed frame by frame.
 
     Attributes:
-        encoded: The frames, after where they end.
-        size: How many bytes there are.
+        encoded: Where the frames end, and the frames.
+        size: How many bytes there were.
     """
 
     encoded: Encoded

@@ -61,7 +61,8 @@ def test_an_update_within_one_round_trip_does_not_divide_by_zero():
 
 
 def federation(codec, rounds=3):
-    return kn.Federation(APP.federation.learner, kn.fedavg(codec=codec), rounds)
+    stages = (kn.Weight(), kn.Momentum(0.9))  # which has a state beside what is known of a link
+    return kn.Federation(APP.federation.learner, kn.fedavg(stages=stages, codec=codec), rounds)
 
 
 def simulated(tmp_path, codec, network=None, **settings):

@@ -92,6 +92,18 @@ def test_nothing_is_sooner_than_the_network_allows(echo, network, size, at_least
     assert took > 0.97 * at_least
 
 
+def test_a_sender_has_to_wait_for_the_network(echo):
+    """Otherwise the relay would hold all that is under way."""
+    with (
+        Relay(Network(up_mbit=8.0, down_mbit=1e4, round_trip_ms=0.0), echo, ["node"]) as relay,
+        socket.create_connection(("127.0.0.1", relay.port("node"))) as connection,
+    ):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
+        began = time.monotonic()
+        connection.sendall(bytes(1_500_000))
+        assert time.monotonic() - began > 1.0
+
+
 def test_links_do_not_share_their_bandwidth(echo):
     """Four that shared one link's would need four seconds."""
     network = Network(up_mbit=8.0, down_mbit=1e4, round_trip_ms=0.0)

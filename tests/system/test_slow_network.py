@@ -29,10 +29,10 @@ def history(app, tmp_path, network, nodes=2, rounds=3):
 
 def test_a_network_that_breaks_all_the_time_changes_no_bit(tmp_path, undisturbed):
     network = Network(
-        up_mbit=50.0, down_mbit=50.0, round_trip_ms=20.0, jitter_ms=10.0, loss=0.02, cuts_per_hour=2400.0, cut_s=0.3
+        up_mbit=80.0, down_mbit=80.0, round_trip_ms=20.0, jitter_ms=5.0, loss=0.001, cuts_per_hour=720.0, cut_s=0.3
     )
-    records = history("packed", tmp_path, network)
-    assert [record.digest for record in records] == undisturbed("packed", 2, 3).digests
+    records = history("packed", tmp_path, network, rounds=8)
+    assert [record.digest for record in records] == undisturbed(str(APPS / "packed.py"), 2, 8).digests
     logs = "".join(path.read_text() for path in (tmp_path / "run" / "logs").iterdir())
     assert logs.count("joined run") > 2, "nothing was ever cut"
 

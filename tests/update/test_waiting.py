@@ -167,6 +167,7 @@ def test_feedback_goes_on_over_changing_choices():
         known, link = Shared(LAYOUT, 0, round), Link(1e9 if round % 2 else 1.0, 0.0)
         state, data = fitted(codec, link).encode(state, normal(1), known, generator(0, "encode", round))
         total += codec.decode(InMemory(data), known, 0, LAYOUT.length)
+        assert data[4] == (0 if round % 2 else 1), "after the four bytes of the scale"
     assert torch.allclose(total + state["left"], 60 * normal(1), atol=1e-3)
     assert state["left"].norm() < 15 * normal(1).norm()
 

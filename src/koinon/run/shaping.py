@@ -152,11 +152,9 @@ class _Traffic:
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         arriving = asyncio.create_task(_deliver(under_way, writer))
         try:
-            last = -math.inf
             while True:
                 piece = await reader.read(_PIECE_BYTES)
-                last = max(last, self._arrival(len(piece)))  # never before what was sent before it
-                under_way.put_nowait((last, piece))
+                under_way.put_nowait((self._arrival(len(piece)), piece))
                 if not piece:
                     break
                 await _until(self._free)
@@ -175,6 +173,7 @@ class _Traffic:
 
 
 async def _deliver(under_way: "asyncio.Queue[tuple[float, bytes]]", writer: asyncio.StreamWriter) -> None:
+    """In order: what is due earlier than what was sent before it comes right after that."""
     while True:
         due, piece = await under_way.get()
         await _until(due)

@@ -103,7 +103,8 @@ async def _dial(host: str, port: int, context: ssl.SSLContext) -> ClientConnecti
     except TimeoutError:
         raise Unavailable(f"{address} did not answer within {HANDSHAKE_S:g} s; check the address") from None
     except (OSError, WebSocketException, ImportError) as error:  # ImportError: a SOCKS proxy without its package
-        raise Unavailable(f"{address} cannot be reached: {one_line(str(error))}") from None
+        reason = one_line(str(error)) or "the connection was cut"
+        raise Unavailable(f"{address} cannot be reached: {reason}") from None
 
 
 def _address(url: str) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""Fashion-MNIST at ten sites of 1,000 images each and unequal labels, a convolutional network of 1.66 million parameters."""
+"""Fashion-MNIST at ten sites of 1,000 images each and unequal labels, a convolutional network of 1.67 million parameters."""
 
 import functools
 
@@ -12,9 +12,9 @@ SITES, IMAGES, ROUNDS = 10, 1000, 60
 
 def network() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(1, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, 10),
+        nn.Conv2d(1, 16, 5, stride=2, padding=2), nn.ReLU(),
+        nn.Conv2d(16, 32, 5, stride=2, padding=2), nn.ReLU(),
+        nn.Flatten(), nn.Linear(1568, 1050), nn.ReLU(), nn.Linear(1050, 10),
     )  # fmt: skip
 
 

@@ -19,18 +19,20 @@ import koinon as kn
 from koinon.core.rng import generator
 from koinon.update import places as module
 from koinon.update.codec import InMemory, Section, Shared, flat
-from koinon.update.pack import WIDTHS, pack, packed_bytes, unpack
+from koinon.update.pack import WIDTHS, pack_into, packed_bytes, unpack
 from koinon.update.places import PlaceCode
 
 
 @given(st.sampled_from(WIDTHS), st.lists(st.integers(0, 255), max_size=70), st.data())
 def test_any_range_of_packed_numbers_comes_back(width, numbers, data):
     codes = np.array(numbers, dtype=np.uint8) & (2**width - 1)
-    packed = pack(codes, width)
-    assert len(packed) == packed_bytes(width, len(codes))
+    packed = bytearray(4 + packed_bytes(width, len(codes)))
+    cut = 8 * data.draw(st.integers(0, len(codes) // 8))
+    for first, some in ((cut, codes[cut:]), (0, codes[:cut])):
+        pack_into(packed, 4, width, len(codes), first, some)
     start = data.draw(st.integers(0, len(codes)))
     stop = data.draw(st.integers(start, len(codes)))
-    found = unpack(InMemory(b"head" + packed), 4, width, len(codes), start, stop)
+    found = unpack(InMemory(bytes(packed)), 4, width, len(codes), start, stop)
     assert found.tolist() == codes[start:stop].tolist()
 
 

@@ -1,5 +1,7 @@
 """Norms of long vectors, and bounds on them that hold after rounding."""
 
+import math
+
 import torch
 
 BLOCK = 1 << 17
@@ -11,7 +13,7 @@ def norms(vectors: torch.Tensor, power: int = 2) -> torch.Tensor:
 
     In float64 no float32 value over- or underflows, and the sum of a billion is right to nine digits.
     """
-    flat = vectors.reshape(-1, vectors.shape[-1])
+    flat = vectors.reshape(math.prod(vectors.shape[:-1]), vectors.shape[-1])
     wide = torch.empty(min(BLOCK, flat.shape[-1]), dtype=torch.float64)
     sums = torch.zeros(len(flat), dtype=torch.float64)
     for number, vector in enumerate(flat):

@@ -10,7 +10,7 @@ from koinon.core.errors import AdmissionError
 from koinon.core.rng import integer
 from koinon.core.types import Vector
 from koinon.update.codec import Claims, Encoded, Values, floats_as_bytes
-from koinon.update.pack import pack, packed_bytes, unpack
+from koinon.update.pack import pack_into, packed_bytes, unpack
 from koinon.update.quantize import times_scales
 from koinon.update.rotate import BLOCK, KEY_BYTES, blocks_of, from_blocks, key_of, rotated, rotated_length
 
@@ -63,7 +63,7 @@ class Eden(Values):
 
     def _encoded(self, vector: Vector, rng: torch.Generator) -> bytes | memoryview:
         key, scales = integer(rng), torch.empty(self._scales(len(vector)))
-        codes = torch.empty(rotated_length(len(vector)), dtype=torch.uint8)
+        encoded, offset = bytearray(self._size(len(vector))), KEY_BYTES + 4 * len(scales)
         centroids, boundaries = _levels(self.bits)
         for start, blocks in blocks_of(vector):
             largest = blocks.abs().amax(dim=1, keepdim=True)  # squares of what is left stay within float32
@@ -71,11 +71,13 @@ class Eden(Values):
             squares = torch.linalg.vecdot(turned, turned)
             unit = (squares / blocks.shape[1]).sqrt().masked_fill(squares == 0, 1.0)[:, None]
             nearest = _nearest(turned / unit, boundaries)
-            codes[start : start + blocks.numel()].copy_(nearest.reshape(-1))
+            codes = nearest.reshape(-1).numpy()
+            pack_into(encoded, offset, self.bits, rotated_length(len(vector)), start, codes)
             aligned = torch.linalg.vecdot(turned, _at(centroids, nearest))
             scale = largest[:, 0] * squares / aligned.masked_fill(squares == 0, 1.0)
             scales[start // BLOCK :][: len(blocks)].copy_(scale)
-        return b"".join((key.to_bytes(KEY_BYTES, "little"), floats_as_bytes(scales), pack(codes.numpy(), self.bits)))
+        encoded[:offset] = key.to_bytes(KEY_BYTES, "little") + floats_as_bytes(scales)
+        return memoryview(encoded)
 
     def _decoded(self, encoded: Encoded, length: int, start: int, stop: int) -> Vector:
         centroids, _ = _levels(self.bits)

@@ -1,5 +1,6 @@
 """What a codec leaves out is not lost: it is added to the next update."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ from koinon.update.codec import (
 from koinon.update.stage import State
 
 BLOCK = 1 << 17
-"""Elements that are widened at a time."""
+"""Elements that are decoded and widened at a time."""
 
 _SCALE_BYTES = 4
 
@@ -111,27 +112,35 @@ class ErrorFeedback(Remembering):
     def encode(
         self, state: State, vector: Vector, shared: Shared, rng: torch.Generator
     ) -> tuple[State, bytes | memoryview]:
-        """The bytes of the vector and the memory, and what they leave out."""
-        whole = vector + state["left"]
-        inner, data = self.codec.encode(without_prefix(state), whole, shared, rng)
-        sent = self.codec.decode(InMemory(data), shared, 0, shared.length)
-        scale = _best(whole, sent)
-        left = whole - sent.mul_(scale)  # not in place: the bytes may be the memory of `whole`
-        return {"left": left, **prefixed(inner)}, b"".join((floats_as_bytes(scale[None]), data))
+        """The bytes of the vector and the memory, and what they leave out: besides those two only a block is needed."""
+        left = vector + state["left"]
+        inner, data = self.codec.encode(without_prefix(state), left, shared, rng)
+        encoded = bytearray(_SCALE_BYTES) + data  # a copy: the bytes may be the memory of `left`
+        sent = Section(InMemory(memoryview(encoded)), _SCALE_BYTES, len(encoded))
+        scale = self._best(left, sent, shared)
+        encoded[:_SCALE_BYTES] = floats_as_bytes(scale[None])
+        for start, block in self._blocks(sent, shared):
+            left[start : start + len(block)] -= block.mul_(scale)
+        return {"left": left, **prefixed(inner)}, memoryview(encoded)
 
     def decode(self, encoded: Encoded, shared: Shared, start: int, stop: int) -> Vector:
         """Elements `start .. stop`, scaled."""
         inner = Section(encoded, _SCALE_BYTES, encoded.size)
         return self.codec.decode(inner, shared, start, stop).mul_(read_floats(encoded, 0, 1))
 
+    def _best(self, whole: Vector, sent: Encoded, shared: Shared) -> torch.Tensor:
+        """What to multiply by what is decoded so that it comes nearest to `whole`; float32 `[]`."""
+        products = squares = torch.zeros((), dtype=torch.float64)
+        for start, block in self._blocks(sent, shared):
+            wide = block.to(torch.float64)
+            products = products + torch.dot(whole[start : start + len(block)].to(torch.float64), wide)
+            squares = squares + torch.dot(wide, wide)
+        return (products / squares if squares > 0 else squares).to(torch.float32)
 
-def _best(whole: Vector, sent: Vector) -> torch.Tensor:
-    """What to multiply `sent` by so that it comes nearest to `whole`; float32 `[]`."""
-    products = squares = torch.zeros((), dtype=torch.float64)
-    for one, other in zip(torch.split(whole, BLOCK), torch.split(sent, BLOCK), strict=True):
-        wide = other.to(torch.float64)
-        products, squares = products + torch.dot(one.to(torch.float64), wide), squares + torch.dot(wide, wide)
-    return (products / squares if squares > 0 else squares).to(torch.float32)
+    def _blocks(self, sent: Encoded, shared: Shared) -> Iterator[tuple[int, Vector]]:
+        """What is decoded, block by block, each with the place of its first value."""
+        for start in range(0, shared.length, BLOCK):
+            yield start, self.codec.decode(sent, shared, start, min(start + BLOCK, shared.length))
 
 
 def prefixed(state: State) -> State:

@@ -10,6 +10,9 @@ from koinon.update.codec import Claims, Encoded, Values
 
 _LARGEST = 65504.0
 
+_GROUP = 1 << 16
+"""Elements that are worked on at a time."""
+
 
 @dataclass(frozen=True)
 class Float16(Values):
@@ -28,8 +31,11 @@ class Float16(Values):
         return 2 * length
 
     def _encoded(self, vector: Vector, rng: torch.Generator) -> bytes | memoryview:
-        half = vector.clamp(-_LARGEST, _LARGEST).to(torch.float16)
-        return half.numpy().astype("<f2", copy=False).view(np.uint8).data
+        halves = np.empty(len(vector), dtype="<f2")
+        for start in range(0, len(vector), _GROUP):
+            some = vector[start : start + _GROUP].clamp(-_LARGEST, _LARGEST)
+            halves[start : start + len(some)] = some.to(torch.float16).numpy()
+        return halves.view(np.uint8).data
 
     def _decoded(self, encoded: Encoded, length: int, start: int, stop: int) -> Vector:
         raw = np.frombuffer(encoded.read(2 * start, 2 * stop), dtype="<f2")
@@ -49,9 +55,11 @@ class BFloat16(Values):
         return 2 * length
 
     def _encoded(self, vector: Vector, rng: torch.Generator) -> bytes | memoryview:
-        largest = torch.finfo(torch.bfloat16).max
-        half = vector.clamp(-largest, largest).to(torch.bfloat16)
-        return half.view(torch.int16).numpy().astype("<i2", copy=False).view(np.uint8).data
+        largest, halves = torch.finfo(torch.bfloat16).max, np.empty(len(vector), dtype="<i2")
+        for start in range(0, len(vector), _GROUP):
+            some = vector[start : start + _GROUP].clamp(-largest, largest)
+            halves[start : start + len(some)] = some.to(torch.bfloat16).view(torch.int16).numpy()
+        return halves.view(np.uint8).data
 
     def _decoded(self, encoded: Encoded, length: int, start: int, stop: int) -> Vector:
         raw = np.frombuffer(encoded.read(2 * start, 2 * stop), dtype="<i2")

@@ -65,8 +65,10 @@ class Layers(Partial):
         return 0
 
     def _split(self, vector: Vector, shared: Shared, rng: torch.Generator) -> tuple[bytes, Vector]:
-        pieces = [vector[slot.start : slot.stop] for slot in self._part(shared)]
-        return b"", torch.cat(pieces) if pieces else vector[:0]
+        part = self._part(shared)
+        if not part or part[-1].stop - part[0].start == _length(part):  # they lie side by side: no copy
+            return b"", vector[part[0].start : part[-1].stop] if part else vector
+        return b"", torch.cat([vector[slot.start : slot.stop] for slot in part])
 
     def _joined(self, head: Encoded, values: Read, shared: Shared, start: int, stop: int) -> Vector:
         vector = torch.zeros(stop - start)

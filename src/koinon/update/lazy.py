@@ -6,6 +6,7 @@ import torch
 
 from koinon.core.errors import AdmissionError
 from koinon.core.layout import Layout
+from koinon.core.norm import norms
 from koinon.core.types import Vector
 from koinon.update.codec import Claims, Codec, Encoded, Section, Shared
 from koinon.update.feedback import Remembering, prefixed, without_prefix
@@ -55,7 +56,7 @@ class Lazy(Remembering):
     def init(self, layout: Layout) -> State:
         """Nothing waits yet, and the codec's own memory."""
         return {
-            "waiting": torch.zeros(layout.length),
+            "waiting": torch.zeros(0),  # a vector of the update's length while anything waits
             "length": torch.zeros((), dtype=torch.float64),
             "skipped": torch.zeros((), dtype=torch.int64),
             **prefixed(self.codec.init(layout)),
@@ -73,11 +74,17 @@ class Lazy(Remembering):
         self, state: State, vector: Vector, shared: Shared, rng: torch.Generator
     ) -> tuple[State, bytes | memoryview]:
         """The bytes of the vector and what waits, or the one byte that says that they wait."""
-        whole, length = vector + state["waiting"], _mean(state["length"], _norm(vector))
-        if _norm(whole) < self.patience * length and state["skipped"] < self.most_skipped:
-            return {**state, "waiting": whole, "length": length, "skipped": state["skipped"] + 1}, b"\0"
+        length = _mean(state["length"], norms(vector)[0])
+        whole = vector + state["waiting"] if len(state["waiting"]) else vector
+        if norms(whole)[0] < self.patience * length and state["skipped"] < self.most_skipped:
+            return {
+                **state,
+                "waiting": whole if len(state["waiting"]) else whole.clone(),
+                "length": length,
+                "skipped": state["skipped"] + 1,
+            }, b"\0"
         inner, data = self.codec.encode(without_prefix(state), whole, shared, rng)
-        rested = {"waiting": torch.zeros_like(whole), "skipped": torch.zeros_like(state["skipped"])}
+        rested = {"waiting": torch.zeros(0), "skipped": torch.zeros_like(state["skipped"])}
         return {**rested, "length": length, **prefixed(inner)}, b"".join((b"\1", data))
 
     def decode(self, encoded: Encoded, shared: Shared, start: int, stop: int) -> Vector:
@@ -88,12 +95,6 @@ class Lazy(Remembering):
             case b"\1", _:
                 return self.codec.decode(Section(encoded, 1, encoded.size), shared, start, stop)
         raise ValueError("the first byte does not say whether an update follows")
-
-
-def _norm(vector: Vector) -> torch.Tensor:
-    """L2 norm, float64 `[]`; without a float64 copy of the vector."""
-    norm: torch.Tensor = torch.linalg.vector_norm(vector, dtype=torch.float64)
-    return norm
 
 
 def _mean(before: torch.Tensor, length: torch.Tensor) -> torch.Tensor:

@@ -22,13 +22,19 @@ def packed_bytes(width: int, count: int) -> int:
     return sum(_run_bytes(bits, count) for bits in _RUNS[width])
 
 
-def pack(codes: Codes, width: int) -> bytes:
-    """Numbers below 2**width."""
-    pieces, above = [], 0
+def pack_into(target: bytearray, offset: int, width: int, count: int, start: int, codes: Codes) -> None:
+    """Write numbers below 2**width, those from `start` on of the `count` that lie from byte `offset` on.
+
+    Args:
+        start: A multiple of 8, where a byte begins whatever the width.
+    """
+    above = 0
     for bits in _RUNS[width]:
-        pieces.append(_pack_run((codes >> above) & (2**bits - 1) if len(_RUNS[width]) > 1 else codes, bits))
+        run = _pack_run((codes >> above) & (2**bits - 1) if len(_RUNS[width]) > 1 else codes, bits)
+        first = offset + start * bits // 8
+        target[first : first + len(run)] = run
         above += bits
-    return b"".join(pieces)
+        offset += _run_bytes(bits, count)
 
 
 def unpack(encoded: Encoded, offset: int, width: int, count: int, start: int, stop: int) -> Codes:

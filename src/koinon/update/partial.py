@@ -53,7 +53,7 @@ class Partial(Composable):
         """The head, then the values."""
         head, values = self._split(vector, shared, rng)
         state, tail = self.then.encode(state, values, shared.values(len(values)), rng)
-        return state, b"".join((head, tail))
+        return state, b"".join((head, tail)) if head else tail
 
     def decode(self, encoded: Encoded, shared: Shared, start: int, stop: int) -> Vector:
         """Elements `start .. stop`."""

@@ -10,7 +10,7 @@ from koinon.core.errors import AdmissionError
 from koinon.core.rng import words
 from koinon.core.types import Vector
 from koinon.update.codec import Claims, Encoded, Values, floats_as_bytes, read_floats
-from koinon.update.pack import pack, packed_bytes, unpack
+from koinon.update.pack import pack_into, packed_bytes, unpack
 
 GROUP = 1 << 16
 """Elements that are worked on at a time: what a core's cache holds."""
@@ -59,8 +59,8 @@ class Quantize(Values):
         return 4 * self._scales(length) + packed_bytes(self.bits, length)
 
     def _encoded(self, vector: Vector, rng: torch.Generator) -> bytes | memoryview:
-        codes, scales = torch.empty(len(vector), dtype=torch.uint8), torch.empty(self._scales(len(vector)))
-        draws, group = words(rng), max(1, GROUP // self.block) * self.block
+        encoded, scales = bytearray(self._size(len(vector))), torch.empty(self._scales(len(vector)))
+        draws, group = words(rng), group_of(self.block)
         for start in range(0, len(vector), group):
             blocks = in_blocks(vector[start : start + group], self.block)
             largest = scales[start // self.block :][: len(blocks)].copy_(_largest(blocks))
@@ -69,14 +69,22 @@ class Quantize(Values):
             drawn = torch.from_numpy(draws.random_raw(-(-count // 4)).view(np.int16)[:count])
             # In [0, steps], and a dither of mean 1/2 below 1: what is cut off after the point rounds at random.
             shifted = levels[:count].add_(1.0).mul_(self._steps / 2).add_(drawn, alpha=2.0**-16).add_(0.5 + 2.0**-17)
-            codes[start : start + count].copy_(shifted.clamp_(0, self._steps))
-        return floats_as_bytes(scales).tobytes() + pack(codes.numpy(), self.bits)
+            codes = shifted.clamp_(0, self._steps).to(torch.uint8).numpy()
+            pack_into(encoded, 4 * len(scales), self.bits, len(vector), start, codes)
+        encoded[: 4 * len(scales)] = floats_as_bytes(scales)
+        return memoryview(encoded)
 
     def _decoded(self, encoded: Encoded, length: int, start: int, stop: int) -> Vector:
         offset = 4 * self._scales(length)
         codes = unpack(encoded, offset, self.bits, length, start, stop)
         levels = torch.from_numpy(codes).to(torch.float32).mul_(2.0).sub_(self._steps).div_(self._steps)
         return times_scales(levels, encoded, self.block, start)
+
+
+def group_of(block: int) -> int:
+    """How many elements to work on at a time: whole blocks, and whole bytes of any number of bits."""
+    whole = math.lcm(block, 8)
+    return max(1, GROUP // whole) * whole
 
 
 def in_blocks(vector: Vector, block: int) -> torch.Tensor:

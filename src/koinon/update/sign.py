@@ -7,8 +7,8 @@ import torch
 from koinon.core.errors import AdmissionError
 from koinon.core.types import Vector
 from koinon.update.codec import Claims, Encoded, Values, floats_as_bytes
-from koinon.update.pack import pack, packed_bytes, unpack
-from koinon.update.quantize import GROUP, in_blocks, times_scales
+from koinon.update.pack import pack_into, packed_bytes, unpack
+from koinon.update.quantize import group_of, in_blocks, times_scales
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,18 @@ class Sign(Values):
         return 4 * self._scales(length) + packed_bytes(1, length)
 
     def _encoded(self, vector: Vector, rng: torch.Generator) -> bytes | memoryview:
-        scales, group = torch.empty(self._scales(len(vector))), max(1, GROUP // self.block) * self.block
+        encoded, scales = bytearray(self._size(len(vector))), torch.empty(self._scales(len(vector)))
+        group = group_of(self.block)
         for start in range(0, len(vector), group):
             blocks = in_blocks(vector[start : start + group], self.block)
             sums = blocks.abs().sum(dim=1, dtype=torch.float64)
             scales[start // self.block :][: len(blocks)].copy_(sums / self.block)
+            signs = (vector[start : start + group] >= 0).view(torch.uint8).numpy()
+            pack_into(encoded, 4 * len(scales), 1, len(vector), start, signs)
         if len(vector) % self.block:  # the last block has fewer values than it was padded to
             scales[-1] *= self.block / (len(vector) % self.block)
-        return floats_as_bytes(scales).tobytes() + pack((vector >= 0).view(torch.uint8).numpy(), 1)
+        encoded[: 4 * len(scales)] = floats_as_bytes(scales)
+        return memoryview(encoded)
 
     def _decoded(self, encoded: Encoded, length: int, start: int, stop: int) -> Vector:
         codes = unpack(encoded, 4 * self._scales(length), 1, length, start, stop)

@@ -87,13 +87,16 @@ class Zstd(Composable):
         """How many bytes there are, where the frames end, and the frames, each as it is or compressed."""
         state, data = self.of.encode(state, vector, shared, rng)
         compressor, raw = zstandard.ZstdCompressor(level=self.level), memoryview(data).cast("B")
-        frames = []
-        for start in range(0, len(raw), FRAME):
-            frame = raw[start : start + FRAME]
+        ends = np.zeros(_frames(len(raw)), dtype="<u4")
+        encoded = bytearray(len(raw).to_bytes(_SIZE_BYTES, "little") + ends.tobytes())
+        before = len(encoded)
+        for number in range(len(ends)):
+            frame = raw[number * FRAME : (number + 1) * FRAME]
             compressed = compressor.compress(frame)
-            frames.append(compressed if len(compressed) < len(frame) else frame)
-        ends = np.cumsum([len(frame) for frame in frames], dtype="<u4")
-        return state, b"".join((len(raw).to_bytes(_SIZE_BYTES, "little"), ends.tobytes(), *frames))
+            encoded += compressed if len(compressed) < len(frame) else frame
+            ends[number] = len(encoded) - before
+        encoded[_SIZE_BYTES:before] = ends.tobytes()
+        return state, memoryview(encoded)
 
     def decode(self, encoded: Encoded, shared: Shared, start: int, stop: int) -> Vector:
         """Elements `start .. stop`, from the frames that they need."""

@@ -26,7 +26,7 @@ def measure(folder: Path, quick: bool) -> list[Figure]:
     sent, less = (_megabytes(history) / len(history) for history in (plain, light))
     return [
         Figure("until 85 %, Eden(1) up and Quantize(8) down", fast, "s", slow, "sooner than float32", fast < slow),
-        Figure("rounds until then", _rounds_until(light, reached), "", _rounds_until(plain, reached)),
+        Figure("that is", _rounds_until(light, reached), "rounds", _rounds_until(plain, reached)),
         Figure("best accuracy in all rounds", 100 * _best(light), "%", 100 * _best(plain)),
         Figure("a round, both ways, all nodes", less, "MB", sent),
     ]

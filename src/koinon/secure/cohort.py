@@ -1,7 +1,7 @@
 """Who takes part in a round, and all that follows from it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,6 +61,13 @@ class Cohort:
     def neighbours(self, name: ClientId) -> frozenset[ClientId]:
         """With whom a client shares masks and secrets."""
         return graph.beside(self._ring, name, self.sizes.neighbours)
+
+    def core(self, names: Iterable[ClientId]) -> frozenset[ClientId]:
+        """The most of these clients of whom each has a threshold of neighbours among them."""
+        left = frozenset(names)
+        while lonely := {name for name in left if len(self.neighbours(name) & left) < self.sizes.threshold}:
+            left -= lonely
+        return left
 
     def to_agree(self, survivors: tuple[ClientId, ...]) -> bytes:
         """What a survivor signs."""

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from koinon.core.errors import AdmissionError, Unavailable
+from koinon.core.errors import AdmissionError, ClientFailed, Unavailable
 from koinon.core.rng import generator
-from koinon.core.types import Vector
+from koinon.core.types import Vector, finite
 from koinon.secure import client, server
 from koinon.secure.cohort import Cohort
 from koinon.secure.events import (
@@ -127,8 +127,10 @@ class _Round:
         return PHASES.index(phase) < self.silent.get(name, len(PHASES))
 
     def encoded(self, name: str, ring: Ring) -> Words:
-        weight = self.weights[name]
-        clipped = self.updates[name].clamp(-self.scheme.clip, self.scheme.clip)
+        vector, weight = self.updates[name], self.weights[name]
+        if not finite(vector):
+            raise ClientFailed(f"the update of {self.ids[name]} is not finite; nothing of it can enter a sum")
+        clipped = vector.clamp(-self.scheme.clip, self.scheme.clip)
         rng = generator(self.seed, "secure rounding", _ROUND, name)
         return ring.encode(clipped if weight == 1 else clipped * weight, rng, (weight, *self.tallies[name]))
 
@@ -236,21 +238,27 @@ def ideal(
     """
     played = _Round.of(scheme, updates, drop, weights, tallies, seed)
     left = {phase: [name for name in played.ids if played.speaks(name, phase)] for phase in PHASES}
-    if len(left["advertise"]) < scheme.minimum:
-        raise Unavailable(f"no secure sum: {len(left['advertise'])} clients advertise; the minimum is {scheme.minimum}")
+    try:
+        scheme.admit(len(left["advertise"]))
+    except AdmissionError as error:
+        raise Unavailable(f"no secure sum: {len(left['advertise'])} clients advertise: {error}") from None
     digests = {name: seed.to_bytes(32, "little", signed=True) for name in left["advertise"]}
     entries = tuple(Entry(name, digest, b"") for name, digest in digests.items())
     cohort = Cohort.made(_RUN, _ROUND, scheme, played.length, entries)
-    for phase in PHASES[1:]:
-        if len(left[phase]) < scheme.minimum:
-            raise Unavailable(f"no secure sum: {len(left[phase])} clients answer; the minimum is {scheme.minimum}")
-        fewest = min(len(cohort.neighbours(name) & set(left[phase])) for name in left["share"])
-        if phase != "share" and fewest < cohort.sizes.threshold:
-            raise Unavailable(f"no secure sum: {fewest} neighbours answer, {cohort.sizes.threshold} are needed")
+    core = cohort.core(left["share"])
+    for phase in PHASES[2:]:
+        answer = core & set(left[phase])
+        fewest = min((len(cohort.neighbours(name) & answer) for name in core), default=0)
+        if len(answer) < scheme.minimum or fewest < cohort.sizes.threshold:
+            raise Unavailable(
+                f"no secure sum: {len(answer)} of {len(cohort.digests)} clients answer; each needs that "
+                f"{cohort.sizes.threshold} of its {cohort.sizes.neighbours} neighbours do"
+            )
+    survivors = [name for name in left["mask"] if name in core]
     total = cohort.ring.zeros()
-    for name in left["mask"]:
+    for name in survivors:
         np.add(total, played.encoded(name, cohort.ring), out=total)
-    return played.summed(total, cohort.ring, left["mask"], 0)
+    return played.summed(total, cohort.ring, survivors, 0)
 
 
 def _phase(message: FromClient) -> Phase:

@@ -2,6 +2,7 @@
 
 Rules:
     - only who was invited and signed its keys takes part, in each phase only who answered in the one before;
+    - who has too few neighbours left to be opened is left out before anybody masks with it;
     - a phase ends when everybody expected has answered, or when the caller says that time is up (`Elapsed`);
     - a masked update counts only if it came before its phase ended, so that a late one stays hidden by its own mask;
     - nobody's shares are combined but by the survivors' answers, and a recovered seed must be the one that was advertised;
@@ -200,12 +201,10 @@ def _ended(host: Host, state: ServerState) -> Step:
                 return _aborted(state, f"{len(state.adverts)} of {len(state.invited)} clients advertised keys: {error}")
             return _told(host, msgspec.structs.replace(state, cohort=_entries(state)), "share")
         case "share":
-            if len(state.shares) < least:
-                return _aborted(state, _too_few(len(state.shares), "dealt shares", least))
-            return _told(host, state, "mask")
+            return _dealt(host, state)
         case "mask":
             if len(state.masked) < least:
-                return _aborted(state, _too_few(len(state.masked), "sent masked updates", least))
+                return _aborted(state, f"{len(state.masked)} clients sent masked updates; the minimum is {least}")
             return _checked(host, state, "sent masked updates", state.masked, "agree")
         case "agree":
             return _checked(host, state, "signed the survivor set", state.agreed, "unmask")
@@ -219,6 +218,20 @@ def _ended(host: Host, state: ServerState) -> Step:
             return state, ()
         case _:
             assert_never(state.phase)
+
+
+def _dealt(host: Host, state: ServerState) -> Step:
+    """Masked updates are wanted of those who have a threshold of neighbours that dealt; nobody else is masked with."""
+    round = cohort(host, state)
+    core = round.core(state.shares)
+    if len(core) < host.scheme.minimum:
+        return _aborted(
+            state,
+            f"{len(state.shares)} of {len(round.digests)} clients dealt shares; each needs that "
+            f"{round.sizes.threshold} of its {round.sizes.neighbours} neighbours do",
+        )
+    shares = {name: dealt for name, dealt in state.shares.items() if name in core}
+    return _told(host, msgspec.structs.replace(state, shares=shares), "mask")
 
 
 def _checked(host: Host, state: ServerState, what: str, answered: Mapping[ClientId, Any], then: Phase) -> Step:
@@ -319,10 +332,6 @@ def _entries(state: ServerState) -> tuple[Entry, ...]:
         Entry(name, keys.keys_digest(advert.channel, advert.mask), advert.signature)
         for name, advert in sorted(state.adverts.items())
     )
-
-
-def _too_few(count: int, what: str, least: int) -> str:
-    return f"{count} clients {what}; the minimum is {least}"
 
 
 def _aborted(state: ServerState, reason: str) -> Step:

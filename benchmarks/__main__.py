@@ -12,7 +12,19 @@ from pathlib import Path
 
 from benchmarks.figures import Figure, table
 
-NAMES = ("round_overhead", "upload", "memory", "longrun", "idle", "simulate", "dpsgd", "noise", "rules", "codecs")
+NAMES = (
+    "round_overhead",
+    "upload",
+    "memory",
+    "longrun",
+    "idle",
+    "simulate",
+    "dpsgd",
+    "noise",
+    "rules",
+    "codecs",
+    "secure",
+)
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from koinon.core.errors import ClientFailed, ProtocolViolation
-from koinon.secure import keys, server
-from koinon.secure.events import Begin, Contribute
+from koinon.secure import client, keys, server
+from koinon.secure.events import Begin, Contribute, Heard
 from koinon.secure.keys import KeyPair
 from koinon.secure.messages import (
     Advert,
@@ -377,6 +377,14 @@ def test_survivors_are_not_named_before_the_masked_update():
     world.hear(ME, told[ME])
     refuses(world, Survivors(1, world.names), match="before this client's masked update")
     refuses(world, Agreement(1, {}), match="before there was a survivor set")
+
+
+def test_survivors_are_not_named_between_the_delivery_and_the_vector():
+    world = World()
+    told = world.until("mask")
+    state, _ = client.step(world.parties[ME], world.states[ME], Heard(told[ME]), world.entropy)
+    world.states[ME] = state
+    refuses(world, Survivors(1, world.names), match="before this client's masked update")
 
 
 def test_a_neighbour_without_a_parcel_did_not_survive():

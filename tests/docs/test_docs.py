@@ -36,7 +36,13 @@ PROTOCOLS = (
     "data.partition.Partition",
     "run.engine.Engine",
 )
-RUNNABLE = (ROOT / "README.md", DOCS / "index.md", DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md")))
+RUNNABLE = (
+    ROOT / "README.md",
+    DOCS / "index.md",
+    DOCS / "tutorial.md",
+    *sorted((DOCS / "how-to").glob("*.md")),
+    *sorted((DOCS / "explanation").glob("*.md")),
+)
 ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type)]
 
 

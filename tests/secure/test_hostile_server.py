@@ -1,5 +1,6 @@
 """A server that lies. Each test names one lie; without the protection against it the test fails."""
 
+from collections import deque
 from dataclasses import replace as with_fields
 from itertools import combinations
 
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from koinon.core.errors import ClientFailed, ProtocolViolation
 from koinon.secure import client, keys, server
-from koinon.secure.events import Begin, Contribute, Heard
+from koinon.secure.events import Begin, Contribute, Heard, Received
 from koinon.secure.keys import KeyPair
 from koinon.secure.messages import (
     Advert,
@@ -403,3 +404,29 @@ def test_messages_before_a_round_are_refused():
     world.client(ME, Begin(1))
     with pytest.raises(ClientFailed, match="nobody wants"):
         world.client(ME, Contribute(np.zeros(1, dtype=np.uint32)))
+
+
+def test_a_client_counts_on_its_own_group_whatever_the_server_says():
+    """Neighbours of another group, and a survivor set that reaches into one."""
+    scheme = SecureSum(clip=1.0, group_size=4)
+    world = World(8, scheme)
+    world.begin()
+    world.hall = server.ServerState(1, world.names)
+    for item in list(world.said):
+        world.server(Received(*item))
+    first, second = (server.begun(world.host, world.hall, group) for group in (0, 1))
+    (tell, *_), (_, other_tells) = first[1], second
+    name, invitation = tell.client, tell.message
+    stranger = other_tells[0].client
+    swapped = dict(invitation.neighbours)
+    swapped.pop(min(swapped))
+    refuses(
+        world,
+        changed(invitation, neighbours={**swapped, stranger: world.hall.adverts[stranger]}),
+        name,
+        "other neighbours",
+    )
+    world.hall, world.told, world.said = first[0], deque((one.client, one.message) for one in first[1]), deque()
+    told = world.until("agree")
+    refuses(world, Survivors(1, tuple(sorted({*told, stranger}))), name, "no sorted part")
+    assert world.hear(name, told[name])

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from koinon.core.errors import VerificationFailed
-from koinon.secure import client, server
-from koinon.secure.events import Begin, Elapsed, Keep, Received, Refuse, Returned, Tell
+from koinon.secure import client, groups, server
+from koinon.secure.events import Begin, Elapsed, Keep, Open, Received, Refuse, Returned, Tell
 from koinon.secure.messages import Advert, Delivery, Masked, Reveal, encode
 from koinon.secure.secure_sum import SecureSum
 from tests.secure.world import World
@@ -249,3 +249,24 @@ def messages_for(world, name):
     assert isinstance(effect, Tell)
     world.told.clear()
     return effect.message
+
+
+def test_a_server_of_groups_goes_on_after_a_crash_in_every_step():
+    world = World(8, SecureSum(clip=1.0, group_size=4))
+    hall = groups.HallState(server.ServerState(1, world.names))
+    world.begin()
+    openings = []
+    while not hall.over:
+        hall, effects = groups.step(world.host, groups.load(groups.dump(hall)), Received(*world.said.popleft()))
+        for effect in effects:
+            if isinstance(effect, Tell):
+                world.said.extend((effect.client, answer) for answer in world.hear(effect.client, effect.message))
+            if isinstance(effect, Open):
+                openings.append(effect)
+    assert sorted(name for effect in openings for name in effect.opening.survivors) == list(world.names)
+    _, again = groups.step(world.host, hall, Elapsed())
+    assert set(again) == set(openings)
+    _, (refusal,) = groups.step(world.host, hall, Received("zoe", hall.groups[0].reveals[min(hall.groups[0].reveals)]))
+    assert isinstance(refusal, Refuse)
+    with pytest.raises(VerificationFailed):
+        groups.load(b"x")

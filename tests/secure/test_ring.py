@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from koinon.core.errors import AdmissionError, ProtocolViolation
 from koinon.core.rng import generator
-from koinon.secure.ring import Ring, Tally, bits_needed
+from koinon.secure.mask import add_masks
+from koinon.secure.ring import CHECKS, Ring, Tally, bits_needed
 
 
 @settings(deadline=None)
@@ -88,20 +89,28 @@ def test_tallies_add_up_exactly(bits, clients, data):
 @given(st.integers(2, 32), st.integers(0, 20), st.data())
 def test_packing_keeps_what_counts(bits, length, data):
     ring = Ring(bits, 1, 1.0, length)
-    words = data.draw(st.lists(st.integers(0, 2**16 - 1), min_size=length, max_size=length))
+    words = data.draw(st.lists(st.integers(0, 2**16 - 1), min_size=ring.size, max_size=ring.size))
     encoded = np.array(words, dtype=ring.zeros().dtype)
     packed = ring.pack(encoded)
-    assert len(packed) == ring.wire_bytes == math.ceil(bits / 8) * length
+    assert len(packed) == ring.wire_bytes == math.ceil(bits / 8) * (length + CHECKS)
     assert ring.unpack(packed).tolist() == [word % 2**bits for word in words]
+
+
+@pytest.mark.parametrize("bits", [2, 12, 16, 32])
+def test_a_sum_with_masks_left_in_it_is_noticed(bits):
+    ring = Ring(bits, 1, 1.0, 5)
+    total = add_masks(ring.encode(torch.zeros(5), generator(0, "x")), [bytes(range(32))], [])
+    with pytest.raises(ProtocolViolation, match="did not cancel"):
+        ring.decode(total, 1)
 
 
 def test_a_million_parameters_at_16_bits_take_two_megabytes():
     assert Ring(16, 10, 1.0, 1_000_000, tallies=(Tally(1e6), Tally(1e6))).wire_bytes < 2_000_100
 
 
-@pytest.mark.parametrize("length", [0, 199, 201])
+@pytest.mark.parametrize("length", [0, 207, 209])
 def test_bytes_of_another_length_are_refused(length):
-    with pytest.raises(ProtocolViolation, match="200 were expected"):
+    with pytest.raises(ProtocolViolation, match="208 were expected"):
         Ring(16, 1, 1.0, 100).unpack(bytes(length))
 
 

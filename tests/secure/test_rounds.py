@@ -185,3 +185,48 @@ def test_a_cohort_that_would_overflow_is_refused_with_the_bits_it_needs():
     with pytest.raises(AdmissionError, match="needs bits=13"):
         run_locally(scheme, torch.zeros(21, 3))
     run_locally(SecureSum(clip=1.0, bits=13, step=0.01), torch.ones(21, 3))
+
+
+@pytest.mark.parametrize("drop", [{}, {"share": [2, 11], "mask": [5], "unmask": [19]}])
+def test_groups_have_a_sum_each(drop):
+    scheme = SecureSum(clip=1.0, group_size=6)
+    values = updates(26)
+    result = run_locally(scheme, values, drop, entropy=stream(0))
+    assert len(result.groups) == 4
+    for group in result.groups:
+        exact = values[list(group.survivors)].double().sum(0)
+        assert (group.sum - exact).abs().max() <= len(group.survivors) * result.ring.resolution + 1e-6
+        assert group.weight == len(group.survivors)
+    assert list(result.survivors) == speaking(26, drop, "mask")
+    assert (result.sum - values[list(result.survivors)].double().sum(0)).abs().max() < 1e-5
+    assert torch.allclose(ideal(scheme, values, drop).sum, result.sum, atol=1e-5)
+
+
+def test_groups_are_drawn_anew_with_every_key():
+    scheme = SecureSum(clip=1.0, group_size=3)
+    drawn = [
+        {group.survivors for group in run_locally(scheme, updates(9), entropy=stream(key)).groups} for key in "abc"
+    ]
+    assert all(len(groups) == 3 for groups in drawn)
+    assert drawn[0] != drawn[1] or drawn[1] != drawn[2]
+
+
+def test_a_group_that_cannot_be_opened_ends_by_itself():
+    scheme, values = SecureSum(clip=1.0, group_size=5), updates(15)
+    first, *others = run_locally(scheme, values, entropy=stream(0)).groups
+    result = run_locally(scheme, values, {"mask": first.survivors[:3]}, entropy=stream(0))
+    assert {group.survivors for group in result.groups} == {group.survivors for group in others}
+    with pytest.raises(Unavailable, match="0 clients sent masked"):
+        run_locally(scheme, values, {"mask": range(14)}, entropy=stream(0))
+
+
+@pytest.mark.parametrize(("clients", "sizes"), [(5, (5,)), (9, (9,)), (10, (5, 5)), (14, (7, 7)), (17, (6, 6, 5))])
+def test_groups_are_as_equal_as_can_be(clients, sizes):
+    assert SecureSum(clip=1.0, group_size=5).groups(clients) == sizes
+
+
+def test_groups_that_cannot_work_are_refused():
+    with pytest.raises(AdmissionError, match="below minimum=3"):
+        SecureSum(clip=1.0, group_size=2)
+    with pytest.raises(AdmissionError, match="no group of 5"):
+        SecureSum(clip=1.0, group_size=5).admit(4)

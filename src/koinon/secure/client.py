@@ -175,7 +175,7 @@ def _invited(party: Party, progress: Progress, message: Invitation, entropy: Ent
         return ClientState(progress), (Say(progress.shares),)
     cohort, secrets = _checked_cohort(party, progress, message), _secrets(progress)
     neighbours = sorted(message.neighbours)
-    points = [cohort.point(name) for name in neighbours]
+    points = [cohort.members[name] for name in neighbours]
     mask_shares = shares(secrets.mask, cohort.sizes.threshold, points, entropy)
     self_shares = shares(secrets.self_mask, cohort.sizes.threshold, points, entropy)
     channel, mask = KeyPair.of(secrets.channel), KeyPair.of(secrets.mask)
@@ -237,7 +237,7 @@ def _told_survivors(party: Party, progress: Progress, message: Survivors) -> Ste
     if delivery is None or progress.encoded is None:
         raise ProtocolViolation("the server names survivors before this client's masked update")
     named = set(message.names)
-    if list(message.names) != sorted(named) or not named <= cohort.digests.keys():
+    if list(message.names) != sorted(named) or not named <= cohort.members.keys():
         raise ProtocolViolation("the survivors are no sorted part of the cohort")
     if party.name not in named:
         raise ProtocolViolation("the server says that this client did not survive, and asks it to help")
@@ -280,12 +280,12 @@ def _checked_cohort(party: Party, progress: Progress, message: Invitation) -> Co
         raise ProtocolViolation(
             f"a cohort of {len(names)}; this client takes part among {party.scheme.minimum} or more"
         )
-    cohort = Cohort.of(party.run, party.scheme, party.length, message)
-    if cohort.digests.get(party.name) != keys.keys_digest(progress.advert.channel, progress.advert.mask):
+    cohort = Cohort.of(party.run, party.scheme, party.length, message, party.name)
+    if cohort.everybody[party.name] != keys.keys_digest(progress.advert.channel, progress.advert.mask):
         raise ProtocolViolation("the cohort lacks this client's own keys")
     if message.threshold != cohort.sizes.threshold:
         raise ProtocolViolation(
-            f"the server asks for threshold {message.threshold}; among {len(names)} clients it is {cohort.sizes.threshold}"
+            f"the server asks for threshold {message.threshold}; among {len(cohort.members)} clients it is {cohort.sizes.threshold}"
         )
     for entry in message.cohort:
         signed = keys.to_sign(party.run, progress.number, entry.name, entry.keys)
@@ -293,7 +293,7 @@ def _checked_cohort(party: Party, progress: Progress, message: Invitation) -> Co
     if message.neighbours.keys() != cohort.neighbours(party.name):
         raise ProtocolViolation("the server names other neighbours than the cohort's keys decide")
     for name, advert in message.neighbours.items():
-        if keys.keys_digest(advert.channel, advert.mask) != cohort.digests[name]:
+        if keys.keys_digest(advert.channel, advert.mask) != cohort.everybody[name]:
             raise ProtocolViolation(f"the keys said to be of {name} are not those that {name} signed")
     return cohort
 
@@ -308,7 +308,7 @@ def _current(state: ClientState, round: int) -> Progress:
 def _cohort(party: Party, progress: Progress) -> Cohort:
     if progress.invitation is None:
         raise ProtocolViolation("a message came before the cohort was told")
-    return Cohort.of(party.run, party.scheme, party.length, progress.invitation)
+    return Cohort.of(party.run, party.scheme, party.length, progress.invitation, party.name)
 
 
 def _secrets(progress: Progress) -> Secrets:

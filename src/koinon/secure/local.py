@@ -1,5 +1,6 @@
 """A whole round in one process: every message and every key as on a network, or the same integers without them."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from koinon.core.errors import AdmissionError, ClientFailed, Unavailable
 from koinon.core.rng import generator
 from koinon.core.types import Vector, finite
-from koinon.secure import client, server
+from koinon.secure import client, groups, server
 from koinon.secure.cohort import Cohort
 from koinon.secure.events import (
     Abort,
@@ -47,6 +48,23 @@ _RUN, _ROUND = "local", 1
 
 
 @dataclass(frozen=True)
+class Group:
+    """What the server learns of one group.
+
+    Attributes:
+        sum: Of the survivors' weighted updates; float32 `[D]`.
+        survivors: Their ids.
+        weight: Sum of their weights.
+        tallies: Sums of what else was told.
+    """
+
+    sum: Vector
+    survivors: tuple[Hashable, ...]
+    weight: float
+    tallies: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Summed:
     """What a round gives.
 
@@ -56,6 +74,7 @@ class Summed:
         weight: Sum of their weights.
         tallies: Sums of what else was told.
         ring: How updates were encoded; `sum` is within `len(survivors) * ring.resolution` of the exact sum.
+        groups: The same for each group that was opened; one if the scheme has no groups.
         bytes_up: Most bytes that a survivor sent, in all messages of the round; 0 where there were no messages.
     """
 
@@ -64,6 +83,7 @@ class Summed:
     weight: float
     tallies: tuple[float, ...]
     ring: Ring
+    groups: tuple[Group, ...]
     bytes_up: int = 0
 
 
@@ -134,9 +154,19 @@ class _Round:
         rng = generator(self.seed, "secure rounding", _ROUND, name)
         return ring.encode(clipped if weight == 1 else clipped * weight, rng, (weight, *self.tallies[name]))
 
-    def summed(self, total: Words, ring: Ring, survivors: Sequence[str], bytes_up: int) -> Summed:
+    def group(self, total: Words, ring: Ring, survivors: Sequence[str]) -> Group:
         vector, (weight, *tallies) = ring.decode(total, len(survivors))
-        return Summed(vector, tuple(self.ids[name] for name in survivors), weight, tuple(tallies), ring, bytes_up)
+        return Group(vector, tuple(self.ids[name] for name in survivors), weight, tuple(tallies))
+
+    def summed(self, found: Sequence[Group], survivors: Iterable[str], ring: Ring, bytes_up: int = 0) -> Summed:
+        """All groups together."""
+        vector = found[0].sum
+        if len(found) > 1:
+            vector = torch.stack([group.sum for group in found]).sum(0, dtype=torch.float64).to(torch.float32)
+        tallies = tuple(map(math.fsum, zip(*(group.tallies for group in found), strict=True)))
+        weight = math.fsum(group.weight for group in found)
+        ids = tuple(self.ids[name] for name in sorted(survivors))
+        return Summed(vector, ids, weight, tallies, ring, tuple(found), bytes_up)
 
 
 def run_locally(
@@ -175,7 +205,10 @@ def run_locally(
         for name, identity in identities.items()
     }
     states = dict.fromkeys(parties, client.ClientState())
-    hall = server.ServerState(_ROUND, tuple(parties))
+    hall = groups.HallState(server.ServerState(_ROUND, tuple(parties)))
+    opened: list[Group] = []
+    survivors: list[str] = []
+    reasons: list[str] = []
     mailbox: deque[Received] = deque()
     sent = dict.fromkeys(parties, 0)
     kept: dict[str, bytes] = {}
@@ -193,8 +226,8 @@ def run_locally(
 
     for name in parties:
         act(name, Begin(_ROUND))
-    while True:
-        hall, effects = server.step(host, hall, mailbox.popleft() if mailbox else Elapsed())
+    while not hall.over:
+        hall, effects = groups.step(host, hall, mailbox.popleft() if mailbox else Elapsed())
         for effect in effects:
             match effect:
                 case Tell(name, message):
@@ -202,15 +235,21 @@ def run_locally(
                 case Keep(name, data):
                     kept[name] = data
                 case Abort(reason) | Refuse(_, reason):
-                    raise Unavailable(f"no secure sum: {reason}")
+                    reasons.append(reason)
                 case Open(opening):
-                    ring = server.cohort(host, hall).ring
-                    total = ring.zeros()
+                    total = _ring(host, hall).zeros()
                     for name in opening.survivors:
-                        np.add(total, ring.unpack(kept[name]), out=total)
-                    return played.summed(
-                        opening.apply(total), ring, opening.survivors, max(sent[name] for name in opening.survivors)
-                    )
+                        np.add(total, _ring(host, hall).unpack(kept[name]), out=total)
+                    opened.append(played.group(opening.apply(total), _ring(host, hall), opening.survivors))
+                    survivors += opening.survivors
+    if not opened:
+        raise Unavailable(f"no secure sum: {'; '.join(reasons)}")
+    return played.summed(opened, survivors, _ring(host, hall), max(sent[name] for name in survivors))
+
+
+def _ring(host: server.Host, hall: groups.HallState) -> Ring:
+    """Of the round; all groups have the same."""
+    return server.cohort(host, hall.groups[0]).ring
 
 
 def ideal(
@@ -244,21 +283,27 @@ def ideal(
         raise Unavailable(f"no secure sum: {len(left['advertise'])} clients advertise: {error}") from None
     digests = {name: seed.to_bytes(32, "little", signed=True) for name in left["advertise"]}
     entries = tuple(Entry(name, digest, b"") for name, digest in digests.items())
-    cohort = Cohort.made(_RUN, _ROUND, scheme, played.length, entries)
-    core = cohort.core(left["share"])
-    for phase in PHASES[2:]:
-        answer = core & set(left[phase])
-        fewest = min((len(cohort.neighbours(name) & answer) for name in core), default=0)
-        if len(answer) < scheme.minimum or fewest < cohort.sizes.threshold:
-            raise Unavailable(
-                f"no secure sum: {len(answer)} of {len(cohort.digests)} clients answer; each needs that "
+    opened: list[Group] = []
+    survivors: list[str] = []
+    reasons: list[str] = []
+    cohorts = Cohort.groups(_RUN, _ROUND, scheme, played.length, entries)
+    for cohort in cohorts:
+        core = cohort.core(set(left["share"]) & cohort.members.keys())
+        answers = [core & set(left[phase]) for phase in PHASES[2:]]
+        if len(answers[-1]) < scheme.minimum or cohort.fewest(core, answers[-1]) < cohort.sizes.threshold:
+            reasons.append(
+                f"{len(answers[-1])} of {len(cohort.members)} clients answer; each needs that "
                 f"{cohort.sizes.threshold} of its {cohort.sizes.neighbours} neighbours do"
             )
-    survivors = [name for name in left["mask"] if name in core]
-    total = cohort.ring.zeros()
-    for name in survivors:
-        np.add(total, played.encoded(name, cohort.ring), out=total)
-    return played.summed(total, cohort.ring, survivors, 0)
+            continue
+        total, names = cohort.ring.zeros(), sorted(answers[0])
+        for name in names:
+            np.add(total, played.encoded(name, cohort.ring), out=total)
+        opened.append(played.group(total, cohort.ring, names))
+        survivors += names
+    if not opened:
+        raise Unavailable(f"no secure sum: {'; '.join(reasons)}")
+    return played.summed(opened, survivors, cohorts[0].ring)
 
 
 def _phase(message: FromClient) -> Phase:

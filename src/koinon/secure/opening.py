@@ -73,4 +73,4 @@ def _seed(cohort: Cohort, dealer: ClientId, held: Mapping[ClientId, bytes]) -> b
     chosen = sorted(held)[: cohort.sizes.threshold]
     if len(chosen) < cohort.sizes.threshold:
         raise ProtocolViolation(f"{len(chosen)} shares of {dealer}, {cohort.sizes.threshold} are needed")
-    return combined({cohort.point(name): held[name] for name in chosen})
+    return combined({cohort.members[name]: held[name] for name in chosen})

@@ -5,7 +5,8 @@ levels, where clients * levels stays below 2**(bits - 1). So a sum of all, taken
 bound on coordinates; an L2 norm is one too.
 
 Behind the vector travel tallies: weights, counts, statistics, which need more range than a coordinate has. Each is a whole
-number in limbs, one coordinate for each limb, so narrow that even the limbs' sum does not overflow.
+number in limbs, one coordinate for each limb, so narrow that even the limbs' sum does not overflow. Last come a few zeros: if
+they are none in the sum, masks did not cancel, and nothing in it is right.
 """
 
 import math
@@ -22,6 +23,9 @@ from koinon.secure.mask import Words
 
 MOST_BITS = 32
 """Widest ring."""
+
+CHECKS = 4
+"""Zeros at the end."""
 
 _BLOCK = 1 << 14  # elements at a time: four buffers of eight bytes each stay in the cache
 
@@ -107,8 +111,8 @@ class Ring:
 
     @property
     def size(self) -> int:
-        """L, coordinates of an encoded vector: D, and a few for each tally."""
-        return self.length + sum(self._limbs(tally) for tally in self.tallies)
+        """L, coordinates of an encoded vector: D, a few for each tally, and the zeros."""
+        return self.length + sum(self._limbs(tally) for tally in self.tallies) + CHECKS
 
     @property
     def width(self) -> int:
@@ -165,8 +169,14 @@ class Ring:
         return encoded
 
     def decode(self, total: Words, count: int) -> tuple[Vector, tuple[float, ...]]:
-        """The sum of `count` vectors, float32 `[D]`, and of their tallies, from the sum of what `encode` made."""
+        """The sum of `count` vectors, float32 `[D]`, and of their tallies, from the sum of what `encode` made.
+
+        Raises:
+            ProtocolViolation: if it is no such sum, since masks are left in it.
+        """
         modulus, values = 2**self.bits - 1, torch.empty(self.length)
+        if any(int(check) & modulus for check in total[self.size - CHECKS :]):
+            raise ProtocolViolation("the masks of this sum did not cancel: a client used another one than it agreed on")
         half, out = np.uint32(2 ** (self.bits - 1)), values.numpy()
         for start in range(0, self.length, _BLOCK):
             block = total[start : min(start + _BLOCK, self.length)].astype(np.uint32)

@@ -33,6 +33,9 @@ class SecureSum:
             neighbours in large federations.
         security: Bits; beyond 50 clients, neighbours are so many that secrets leak with probability 2**-security at most.
         tallies: What else is summed, behind the vector: counts, statistics.
+        group_size: Clients are put into groups of so many or a few more, anew in every round by a hash of all their keys, and
+            the server learns one sum for each group, on which a robust rule can work. A client is hidden among its group
+            only, and a lying client spoils its group. None: one group.
 
     Raises:
         AdmissionError: if a number is out of its bounds.
@@ -49,6 +52,7 @@ class SecureSum:
     server: Literal["lying", "curious"] = "lying"
     security: int = 40
     tallies: tuple[Tally, ...] = ()
+    group_size: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.max_weight < math.inf:
@@ -63,7 +67,11 @@ class SecureSum:
             raise AdmissionError(f"SecureSum's security is 1 to 128 bits, not {self.security}")
         if not 2 <= self.bits <= MOST_BITS:
             raise AdmissionError(f"SecureSum's ring has 2 to {MOST_BITS} bits, not {self.bits}")
-        self.ring(self.minimum, 0)
+        if self.group_size is not None and self.group_size < self.minimum:
+            raise AdmissionError(
+                f"group_size={self.group_size} is below minimum={self.minimum}, so no sum would be opened"
+            )
+        self.ring(self.group_size or self.minimum, 0)
         if not (0 <= self.corrupt < 1 and 0 <= self.dropout < 1):
             raise AdmissionError(
                 f"corrupt={self.corrupt} and dropout={self.dropout} are shares, at least 0 and below 1"
@@ -77,11 +85,24 @@ class SecureSum:
         """
         if clients < self.minimum:
             raise AdmissionError(f"a round of {clients} clients is below minimum={self.minimum}; ask more, or lower it")
-        self.sizes(clients)
-        self.ring(clients, 0)
+        for count in set(self.groups(clients)):
+            self.sizes(count)
+            self.ring(count, 0)
+
+    def groups(self, clients: int) -> tuple[int, ...]:
+        """How many clients each group of a round has; as equal as can be.
+
+        Raises:
+            AdmissionError: if they are too few for one group.
+        """
+        size = self.group_size or clients
+        if clients < size or clients == 0:
+            raise AdmissionError(f"{clients} clients make no group of {size}; ask more, or lower group_size")
+        number = clients // size
+        return tuple(clients // number + (place < clients % number) for place in range(number))
 
     def sizes(self, clients: int) -> Sizes:
-        """Neighbours and threshold among so many clients.
+        """Neighbours and threshold among so many clients of one group.
 
         Raises:
             AdmissionError: if they can bear no such shares of corrupt clients and dropouts.

@@ -42,7 +42,7 @@ from koinon.secure.messages import (
 from koinon.secure.opening import opened
 from koinon.secure.secure_sum import SecureSum
 
-Phase: TypeAlias = Literal["advertise", "share", "mask", "agree", "unmask", "opened", "aborted"]
+Phase: TypeAlias = Literal["advertise", "advertised", "share", "mask", "agree", "unmask", "opened", "aborted"]
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ class ServerState(msgspec.Struct, frozen=True):
         number: From 1.
         phase: What is waited for.
         invited: Who may advertise.
-        adverts: Who did.
-        cohort: They, once adverts are no longer waited for.
+        adverts: Who did; in a group, those of the group.
+        cohort: Everybody who did, once adverts are no longer waited for.
+        group: Which group of the cohort this is.
         shares: Who dealt shares.
         masked: SHA-256 of the masked updates that were kept.
         agreed: Who signed the survivor set.
@@ -82,6 +83,7 @@ class ServerState(msgspec.Struct, frozen=True):
     phase: Phase = "advertise"
     adverts: dict[str, Advert] = {}
     cohort: tuple[Entry, ...] = ()
+    group: int = 0
     shares: dict[str, Shares] = {}
     masked: dict[str, bytes] = {}
     agreed: dict[str, Agreed] = {}
@@ -126,9 +128,16 @@ def load(data: bytes) -> ServerState:
         raise VerificationFailed("the stored state of a secure sum is damaged; its round cannot be finished") from None
 
 
+def begun(host: Host, state: ServerState, group: int) -> Step:
+    """One group of those who advertised goes on by itself."""
+    members = Cohort.groups(host.run, state.number, host.scheme, host.length, state.cohort)[group].members
+    adverts = {name: state.adverts[name] for name in members}
+    return _told(host, msgspec.structs.replace(state, adverts=adverts, group=group), "share")
+
+
 def cohort(host: Host, state: ServerState) -> Cohort:
-    """The cohort of those who advertised, once adverts are no longer waited for."""
-    return Cohort.made(host.run, state.number, host.scheme, host.length, state.cohort)
+    """The group's cohort, once adverts are no longer waited for."""
+    return Cohort.groups(host.run, state.number, host.scheme, host.length, state.cohort)[state.group]
 
 
 def _received(host: Host, state: ServerState, client: ClientId, message: FromClient) -> Step:
@@ -199,7 +208,10 @@ def _ended(host: Host, state: ServerState) -> Step:
                 host.scheme.admit(len(state.adverts))
             except AdmissionError as error:
                 return _aborted(state, f"{len(state.adverts)} of {len(state.invited)} clients advertised keys: {error}")
-            return _told(host, msgspec.structs.replace(state, cohort=_entries(state)), "share")
+            state = msgspec.structs.replace(state, phase="advertised", cohort=_entries(state))
+            return (state, ()) if host.scheme.group_size is not None else begun(host, state, 0)
+        case "advertised":
+            return state, ()
         case "share":
             return _dealt(host, state)
         case "mask":
@@ -227,7 +239,7 @@ def _dealt(host: Host, state: ServerState) -> Step:
     if len(core) < host.scheme.minimum:
         return _aborted(
             state,
-            f"{len(state.shares)} of {len(round.digests)} clients dealt shares; each needs that "
+            f"{len(state.shares)} of {len(round.members)} clients dealt shares; each needs that "
             f"{round.sizes.threshold} of its {round.sizes.neighbours} neighbours do",
         )
     shares = {name: dealt for name, dealt in state.shares.items() if name in core}
@@ -243,7 +255,7 @@ def _checked(host: Host, state: ServerState, what: str, answered: Mapping[Client
     if fewest < round.sizes.threshold:
         return _aborted(
             state,
-            f"{len(answered)} of {len(round.digests)} clients {what}: of the {round.sizes.neighbours} neighbours of {dealer} "
+            f"{len(answered)} of {len(round.members)} clients {what}: of the {round.sizes.neighbours} neighbours of {dealer} "
             f"{fewest} did, {round.sizes.threshold} are needed",
         )
     if then != "opened":
@@ -263,7 +275,7 @@ def _told(host: Host, state: ServerState, phase: Phase) -> Step:
 
 def _again(host: Host, state: ServerState, client: ClientId) -> tuple[ServerEffect, ...]:
     """What the client was told last, if it still is to answer."""
-    if state.phase in ("advertise", "opened", "aborted") or client not in _expected(state):
+    if state.phase in ("advertise", "advertised", "opened", "aborted") or client not in _expected(state):
         return ()
     return (Tell(client, _messages(host, state)(client)),)
 
@@ -321,7 +333,7 @@ def _expected(state: ServerState) -> frozenset[ClientId]:
             return frozenset(state.masked)
         case "unmask":
             return frozenset(state.agreed)
-        case "opened" | "aborted":
+        case "advertised" | "opened" | "aborted":
             return frozenset()
         case _:
             assert_never(state.phase)

@@ -13,7 +13,8 @@ from pathlib import Path
 from benchmarks.figures import Figure, table
 
 NAMES = (
-    "round_overhead", "upload", "memory", "longrun", "idle", "simulate", "dpsgd", "noise", "rules", "codecs", "encode_memory", "slow_network",
+    "round_overhead", "upload", "memory", "longrun", "idle", "simulate", "dpsgd", "noise", "rules", "codecs",
+    "encode_memory", "slow_network", "secure",
 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import koinon as kn
 """
 
-from koinon import attack, data, privacy
+from koinon import attack, data, privacy, secure
 from koinon.aggregate.clipping import CenteredClipping, NormClipping
 from koinon.aggregate.coordinatewise import MeanAroundMedian, Median, TrimmedMean
 from koinon.aggregate.defence import AdaptiveDefence
@@ -36,6 +36,7 @@ from koinon.privacy.calibrate import Calibration, calibrate
 from koinon.run.attacked import Attacked
 from koinon.run.result import Run
 from koinon.run.simulate import simulate
+from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform, Weighted
 from koinon.server.yogi import Yogi
 from koinon.strategy.recipes import diloco, fedadagrad, fedadam, fedavg, fedprox, fedyogi
@@ -133,6 +134,7 @@ __all__ = [
     "RoundRobin",
     "Run",
     "Samples",
+    "SecureSum",
     "Shards",
     "Sign",
     "SignGuard",
@@ -158,6 +160,7 @@ __all__ = [
     "fedprox",
     "fedyogi",
     "privacy",
+    "secure",
     "simulate",
     "ternary",
 ]

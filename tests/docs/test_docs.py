@@ -15,6 +15,7 @@ import typer
 import koinon
 import koinon.attack
 import koinon.data
+import koinon.secure
 from koinon.cli.main import INTERRUPTED, UNEXPECTED, app
 from koinon.core import errors
 from koinon.protocol import messages
@@ -35,7 +36,13 @@ PROTOCOLS = (
     "data.partition.Partition",
     "run.engine.Engine",
 )
-RUNNABLE = (ROOT / "README.md", DOCS / "index.md", DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md")))
+RUNNABLE = (
+    ROOT / "README.md",
+    DOCS / "index.md",
+    DOCS / "tutorial.md",
+    *sorted((DOCS / "how-to").glob("*.md")),
+    *sorted((DOCS / "explanation").glob("*.md")),
+)
 ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type)]
 
 
@@ -64,11 +71,11 @@ def test_every_public_name_is_in_the_reference():
     described = [pkgutil.resolve_name(path) for path in re.findall(r"^::: (\S+)", text("reference", "python.md"), re.M)]
     public = {
         f"{module.__name__}.{name}": getattr(module, name)
-        for module in (koinon, koinon.attack, koinon.data, koinon.privacy)
+        for module in (koinon, koinon.attack, koinon.data, koinon.privacy, koinon.secure)
         for name in module.__all__
     }
     public |= {f"koinon.{name}": pkgutil.resolve_name(f"koinon.{name}") for name in PROTOCOLS}
-    elsewhere = [koinon.attack, koinon.data, koinon.privacy, *ERRORS]
+    elsewhere = [koinon.attack, koinon.data, koinon.privacy, koinon.secure, *ERRORS]
     assert [
         path for path, thing in public.items() if not any(thing is other for other in (*described, *elsewhere))
     ] == []

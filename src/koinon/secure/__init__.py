@@ -1,0 +1,7 @@
+"""Sums of which the server learns nothing but the sum."""
+
+from koinon.secure.local import Group, Summed, ideal, run_locally
+from koinon.secure.ring import Tally
+from koinon.secure.secure_sum import SecureSum
+
+__all__ = ["Group", "SecureSum", "Summed", "Tally", "ideal", "run_locally"]

@@ -1,0 +1,112 @@
+"""What happens to the two state machines of a secure sum, and what they ask for."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from koinon.core.types import ClientId
+from koinon.secure.mask import Words
+from koinon.secure.messages import FromClient, FromServer
+from koinon.secure.opening import Opening
+from koinon.secure.ring import Ring
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Take part in a round."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A message from the server."""
+
+    message: FromServer
+
+
+@dataclass(frozen=True, slots=True)
+class Contribute:
+    """The client's encoded vector, as `Want` asked for; it is not changed."""
+
+    encoded: Words
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Send to the server."""
+
+    message: FromClient
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Encode the update in this ring and `Contribute` it; the same bytes whenever it is wanted for the same round."""
+
+    round: int
+    ring: Ring
+
+
+ClientEvent: TypeAlias = Begin | Heard | Contribute
+ClientEffect: TypeAlias = Say | Want
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A client said something."""
+
+    client: ClientId
+    message: FromClient
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A client is back and may have missed what it was told last."""
+
+    client: ClientId
+
+
+@dataclass(frozen=True, slots=True)
+class Elapsed:
+    """Who has not answered yet will not be waited for; in the phase "opened", `Open` is wanted again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send to a client."""
+
+    client: ClientId
+    message: FromServer
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Make a masked update durable, before the state."""
+
+    client: ClientId
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Add up the survivors' masked updates and take the leftover masks away."""
+
+    opening: Opening
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Tell a client why what it said does not count."""
+
+    client: ClientId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """The round ends without a sum."""
+
+    reason: str
+
+
+ServerEvent: TypeAlias = Received | Returned | Elapsed
+ServerEffect: TypeAlias = Tell | Keep | Open | Refuse | Abort

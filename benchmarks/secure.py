@@ -65,13 +65,16 @@ def unmasking(length: int, turns: int, clients: int) -> list[Figure]:
     gone = clients // 10
     played = Played(SecureSum(clip=1.0), clients, gone)
     ring = played.host.scheme.ring(clients, length)
-    update = ring.pack(np.arange(ring.size, dtype=np.uint32))
+    updates: list[bytes] = []
 
     def opened() -> Opening:
         _, (effect,) = server.step(played.host, played.hall, Elapsed())
         assert isinstance(effect, Open)
+        if not updates:  # one that holds all masks that are to be taken away, the others nothing
+            masks = add_masks(ring.zeros(), effect.opening.minus, effect.opening.plus)
+            updates.extend([ring.pack(masks), *[ring.pack(ring.zeros())] * (len(effect.opening.survivors) - 1)])
         total = ring.zeros()
-        for _ in effect.opening.survivors:
+        for update in updates:
             np.add(total, ring.unpack(update), out=total)
         ring.decode(effect.opening.apply(total), len(effect.opening.survivors))
         return effect.opening

@@ -89,9 +89,14 @@ def course(name: str, folder: Path, quick: bool) -> Course:
     data = _random() if quick else kn.data.load("fashion-mnist")
     assert data.test is not None
     population = kn.DataSet(data.train).split(kn.Dirichlet(0.3), clients=CLIENTS, seed=0)
+    return course_of(name, federation(CODECS[name], data.test, quick), population, folder)
+
+
+def course_of(name: str, federation: kn.Federation, population: kn.Population, folder: Path) -> Course:
+    """Run a federation in a folder of its own, or go on with its run."""
     runs = folder / "".join(letter if letter.isalnum() else "-" for letter in name)
     begun = next((path.parent.name for path in runs.glob("*/run.db")), None)
-    run = kn.simulate(federation(CODECS[name], data.test, quick), population, runs=runs, name="uplink", resume=begun)
+    run = kn.simulate(federation, population, runs=runs, name="uplink", resume=begun)
     sent, updates, points = 0, 0, list[tuple[int, float]]()
     for record in run.history:
         sent += sum(part.bytes_up for part in record.participants)

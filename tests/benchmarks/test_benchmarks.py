@@ -12,12 +12,20 @@ from benchmarks import memory
 from benchmarks.__main__ import NAMES
 from benchmarks.figures import Figure, table
 from benchmarks.trials import APPS
+from koinon.data.named import DEBIAN
 from koinon.run.app import load_app
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", NAMES)
+WITH_IMAGES = pytest.mark.skipif(
+    not DEBIAN.exists(), reason="the Debian package dataset-fashion-mnist is not installed"
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=WITH_IMAGES if name == "slow_network" else ()) for name in NAMES]
+)
 def test_a_benchmark_prints_its_figures(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", name, "--quick", "--folder", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=300)

@@ -13,8 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from koinon import data
 from koinon.core.errors import AdmissionError, Unavailable
-
-DEBIAN = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
+from koinon.data.named import DEBIAN
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ _LEVELS = {  # text -> 0 or 1 in one column per listed text; the text left out i
     "cp": ("atypical angina", "non-anginal", "asymptomatic"),  # reference: typical angina
     "restecg": ("st-t abnormality", "lv hypertrophy"),  # reference: normal
 }
-_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+"""Where the Debian package dataset-fashion-mnist puts it."""
 _UNSIGNED_BYTES = 8
 
 
@@ -85,7 +86,7 @@ def fashion_mnist(folder: str | Path | None) -> DataSet:
         candidates = [Path(folder)]
     else:
         named = os.environ.get("KOINON_DATA")
-        candidates = [*((Path(named) / "fashion-mnist", Path(named)) if named else ()), _DEBIAN]
+        candidates = [*((Path(named) / "fashion-mnist", Path(named)) if named else ()), DEBIAN]
     for candidate in candidates:
         if (candidate / "train-images-idx3-ubyte.gz").is_file():
             return DataSet(_idx_samples(candidate, "train"), _idx_samples(candidate, "t10k"))

@@ -4,7 +4,6 @@ import gzip
 import importlib.util
 import struct
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest

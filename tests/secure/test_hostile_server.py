@@ -161,7 +161,7 @@ def mallorys(world, name, sign):
 
 def replaced(invitation, name, advert):
     """The invitation with another advert for a name, in both places."""
-    entry = Entry(name, keys.keys_digest(advert.channel, advert.mask), advert.signature)
+    entry = Entry(name, next(known.identity for known in invitation.cohort if known.name == name), keys.keys_digest(advert.channel, advert.mask), advert.signature)
     cohort = tuple(entry if known.name == name else known for known in invitation.cohort)
     return changed(invitation, cohort=cohort, neighbours={**invitation.neighbours, name: advert})
 
@@ -184,7 +184,7 @@ def test_keys_of_somebody_unknown_are_refused():
     world = World()
     told = world.until("share")
     stranger = mallorys(world, "zoe", Ed25519PrivateKey.generate().sign)
-    entry = Entry("zoe", keys.keys_digest(stranger.channel, stranger.mask), stranger.signature)
+    entry = Entry("zoe", bytes(32), keys.keys_digest(stranger.channel, stranger.mask), stranger.signature)
     more = changed(told[ME], cohort=(*told[ME].cohort, entry), neighbours={**told[ME].neighbours, "zoe": stranger})
     sizes = world.scheme.sizes(6)
     refuses(world, changed(more, threshold=sizes.threshold), match="nobody whom this node trusts")
@@ -202,7 +202,7 @@ def test_keys_that_are_said_to_be_ones_own_are_refused():
     world = World()
     told = world.until("share")
     advert = mallorys(world, ME, world.keys[ME].sign)
-    entry = Entry(ME, keys.keys_digest(advert.channel, advert.mask), advert.signature)
+    entry = Entry(ME, told[ME].cohort[0].identity, keys.keys_digest(advert.channel, advert.mask), advert.signature)
     cohort = (entry, *told[ME].cohort[1:])
     refuses(world, changed(told[ME], cohort=cohort), match="own keys")
 

@@ -5,7 +5,8 @@ Rules:
     - a cohort counts when every client in it is trusted and signed its keys for this round; its graph and threshold are the
       client's own computation;
     - one vector is masked in a round: a second, different one would use the masks twice;
-    - a survivor set is signed once; it names the client itself, at least `minimum` clients and a threshold of neighbours;
+    - a survivor set is signed once for an update, however often it is tried to add it up; it names the client itself, at
+      least `minimum` clients and a threshold of neighbours;
     - shares leave once, after a threshold of neighbours signed the same set: for a survivor that of its self-mask, for
       anybody else that of its mask key, never both;
     - what is received again is answered by the same bytes again.
@@ -79,12 +80,14 @@ class Progress(msgspec.Struct, frozen=True):
 
     Attributes:
         number: The round.
+        update: Which of the client's updates it adds up.
         secrets: Until the shares have left.
         held: The neighbours' two shares, mask key and self-mask, in one; until the client's own have left.
         encoded: SHA-256 of the vector that was masked.
     """
 
     number: int
+    update: int
     secrets: Secrets | None
     advert: Advert
     invitation: Invitation | None = None
@@ -115,8 +118,8 @@ def step(party: Party, state: ClientState, event: ClientEvent, entropy: Entropy)
         ClientFailed: if a second vector is contributed to a round.
     """
     match event:
-        case Begin(round):
-            return _begun(party, state, round, entropy)
+        case Begin(round, update):
+            return _begun(party, state, round, round if update is None else update, entropy)
         case Heard(message):
             progress = _current(state, message.round)
             match message:
@@ -155,17 +158,19 @@ def load(data: bytes) -> ClientState:
         ) from None
 
 
-def _begun(party: Party, state: ClientState, round: int, entropy: Entropy) -> Step:
+def _begun(party: Party, state: ClientState, round: int, update: int, entropy: Entropy) -> Step:
     last = 0 if state.round is None else state.round.number
     if state.round is not None and round == last:
         return state, (Say(state.round.advert),)
     if round <= last:
         raise ProtocolViolation(f"round {round} is over: this client has begun round {last}")
+    if state.round is not None and state.round.update == update and state.round.agreed is not None:
+        raise ProtocolViolation(f"this client has signed a survivor set for its update {update} already, in round {last}")
     secrets = Secrets(*(entropy(SEED_BYTES) for _ in range(3)))
     channel, mask = KeyPair.of(secrets.channel).public, KeyPair.of(secrets.mask).public
     signature = party.sign(keys.to_sign(party.run, round, party.name, keys.keys_digest(channel, mask)))
     advert = Advert(round, channel, mask, signature)
-    return ClientState(Progress(round, secrets, advert)), (Say(advert),)
+    return ClientState(Progress(round, update, secrets, advert)), (Say(advert),)
 
 
 def _invited(party: Party, progress: Progress, message: Invitation, entropy: Entropy) -> Step:
@@ -288,6 +293,8 @@ def _checked_cohort(party: Party, progress: Progress, message: Invitation) -> Co
             f"the server asks for threshold {message.threshold}; among {len(cohort.members)} clients it is {cohort.sizes.threshold}"
         )
     for entry in message.cohort:
+        if entry.identity != party.trusted.get(entry.name, entry.identity):
+            raise ProtocolViolation(f"{entry.name} is said to have another identity than this client trusts by that name")
         signed = keys.to_sign(party.run, progress.number, entry.name, entry.keys)
         keys.verified(party.trusted, entry.name, signed, entry.signature)
     if message.neighbours.keys() != cohort.neighbours(party.name):

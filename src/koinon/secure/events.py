@@ -12,9 +12,16 @@ from koinon.secure.ring import Ring
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Take part in a round."""
+    """Take part in a round.
+
+    Attributes:
+        round: Its number.
+        update: Which of the client's updates it would add up: rounds of one number are attempts for one update, of which
+            a survivor set is signed in one only. None: the round's own.
+    """
 
     round: int
+    update: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,14 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """A client's masked update, with this SHA-256 and of the ring's size, came by another way and is durable."""
+
+    client: ClientId
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Returned:
     """A client is back and may have missed what it was told last."""
 
@@ -95,10 +110,11 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Tell a client why what it said does not count."""
+    """What a client said does not count; `at_fault`: no honest client says it, at whatever time."""
 
     client: ClientId
     reason: str
+    at_fault: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,5 +124,5 @@ class Abort:
     reason: str
 
 
-ServerEvent: TypeAlias = Received | Returned | Elapsed
+ServerEvent: TypeAlias = Received | Stored | Returned | Elapsed
 ServerEffect: TypeAlias = Tell | Keep | Open | Refuse | Abort

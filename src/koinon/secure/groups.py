@@ -9,8 +9,9 @@ from typing import assert_never
 import msgspec
 
 from koinon.core.errors import VerificationFailed
+from koinon.core.types import ClientId
 from koinon.secure import server
-from koinon.secure.events import Elapsed, Received, Returned, ServerEffect, ServerEvent
+from koinon.secure.events import Elapsed, Received, Returned, ServerEffect, ServerEvent, Stored
 from koinon.secure.server import Host, ServerState
 
 _LAST = ("opened", "aborted")
@@ -56,6 +57,12 @@ def step(host: Host, state: HallState, event: ServerEvent) -> Step:
     return HallState(state.lobby, tuple(groups)), effects
 
 
+def awaited(state: HallState) -> frozenset[ClientId]:
+    """Who can still answer in the phase of their group."""
+    states = state.groups or (state.lobby,)
+    return frozenset().union(*(server.awaited(each) for each in states))
+
+
 def dump(state: HallState) -> bytes:
     """A state as bytes."""
     return msgspec.msgpack.encode(state)
@@ -76,7 +83,7 @@ def load(data: bytes) -> HallState:
 def _concerned(state: HallState, event: ServerEvent) -> list[int]:
     """Whose event it is: the client's group, the first for a client that is in none, or every group that is not over."""
     match event:
-        case Received(client, _) | Returned(client):
+        case Received(client, _) | Stored(client, _) | Returned(client):
             return [next((number for number, group in enumerate(state.groups) if client in group.adverts), 0)]
         case Elapsed():
             waiting = [number for number, group in enumerate(state.groups) if group.phase not in _LAST]

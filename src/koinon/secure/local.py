@@ -282,7 +282,7 @@ def ideal(
     except AdmissionError as error:
         raise Unavailable(f"no secure sum: {len(left['advertise'])} clients advertise: {error}") from None
     digests = {name: seed.to_bytes(32, "little", signed=True) for name in left["advertise"]}
-    entries = tuple(Entry(name, digest, b"") for name, digest in digests.items())
+    entries = tuple(Entry(name, bytes(32), digest, b"") for name, digest in digests.items())
     opened: list[Group] = []
     survivors: list[str] = []
     reasons: list[str] = []

@@ -58,9 +58,13 @@ class Advert(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One client of a cohort: the SHA-256 of its advertised keys, and its signature over it."""
+    """One client of a cohort: its identity, the SHA-256 of its advertised keys, and its signature over them.
+
+    A client believes the identity only if it is the one that it trusts by that name.
+    """
 
     name: Name
+    identity: Annotated[bytes, Meta(min_length=32, max_length=32)]
     keys: Digest
     signature: Signature
 

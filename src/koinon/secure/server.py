@@ -24,7 +24,7 @@ from koinon.core.errors import AdmissionError, ProtocolViolation, VerificationFa
 from koinon.core.types import ClientId
 from koinon.secure import keys
 from koinon.secure.cohort import Cohort
-from koinon.secure.events import Abort, Elapsed, Keep, Open, Received, Refuse, Returned, ServerEffect, ServerEvent, Tell
+from koinon.secure.events import Abort, Elapsed, Keep, Open, Received, Refuse, Returned, ServerEffect, ServerEvent, Stored, Tell
 from koinon.secure.messages import (
     Advert,
     Agreed,
@@ -103,6 +103,8 @@ def step(host: Host, state: ServerState, event: ServerEvent) -> Step:
     match event:
         case Received(client, message):
             return _received(host, state, client, message)
+        case Stored(client, digest):
+            return _stored(host, state, client, digest)
         case Returned(client):
             return state, _again(host, state, client)
         case Elapsed():
@@ -140,6 +142,11 @@ def cohort(host: Host, state: ServerState) -> Cohort:
     return Cohort.groups(host.run, state.number, host.scheme, host.length, state.cohort)[state.group]
 
 
+def awaited(state: ServerState) -> frozenset[ClientId]:
+    """Who can still answer in this phase."""
+    return _expected(state) - _answered(state).keys()
+
+
 def _received(host: Host, state: ServerState, client: ClientId, message: FromClient) -> Step:
     phase, known = _place(state, message)
     if message.round != state.number:
@@ -149,17 +156,34 @@ def _received(host: Host, state: ServerState, client: ClientId, message: FromCli
         if known[client] == stored:
             return state, _again(host, state, client)
         return state, (Refuse(client, f"a second, different {type(message).__name__} for the same round"),)
-    if state.phase != phase:
-        return state, (
-            Refuse(client, f"{type(message).__name__} counts in the phase {phase!r}; this is {state.phase!r}"),
-        )
-    if client not in _expected(state):
-        return state, (Refuse(client, f"{client} is not expected in the phase {phase!r}"),)
+    if (reason := _untimely(state, client, phase, type(message).__name__)) is not None:
+        return state, (Refuse(client, reason),)
     try:
         state, effects = _taken(host, state, client, message)
     except ProtocolViolation as error:
-        return state, (Refuse(client, str(error)),)
-    if len(_place(state, message)[1]) < len(_expected(state)):
+        return state, (Refuse(client, str(error), at_fault=True),)
+    return _ended_if_complete(host, state, effects)
+
+
+def _stored(host: Host, state: ServerState, client: ClientId, digest: bytes) -> Step:
+    """As `Received` of a `Masked`, whose bytes the caller has already."""
+    if client in state.masked:
+        reason = None if state.masked[client] == digest else "a second, different Masked for the same round"
+        return state, _again(host, state, client) if reason is None else (Refuse(client, reason),)
+    if (reason := _untimely(state, client, "mask", "Masked")) is not None:
+        return state, (Refuse(client, reason),)
+    return _ended_if_complete(host, msgspec.structs.replace(state, masked={**state.masked, client: digest}), ())
+
+
+def _untimely(state: ServerState, client: ClientId, phase: Phase, what: str) -> str | None:
+    """Why what belongs into a phase does not count now."""
+    if state.phase != phase:
+        return f"{what} counts in the phase {phase!r}; this is {state.phase!r}"
+    return None if client in _expected(state) else f"{client} is not expected in the phase {phase!r}"
+
+
+def _ended_if_complete(host: Host, state: ServerState, effects: tuple[ServerEffect, ...]) -> Step:
+    if awaited(state):
         return state, effects
     state, more = _ended(host, state)
     return state, (*effects, *more)
@@ -208,7 +232,7 @@ def _ended(host: Host, state: ServerState) -> Step:
                 host.scheme.admit(len(state.adverts))
             except AdmissionError as error:
                 return _aborted(state, f"{len(state.adverts)} of {len(state.invited)} clients advertised keys: {error}")
-            state = msgspec.structs.replace(state, phase="advertised", cohort=_entries(state))
+            state = msgspec.structs.replace(state, phase="advertised", cohort=_entries(host, state))
             return (state, ()) if host.scheme.group_size is not None else begun(host, state, 0)
         case "advertised":
             return state, ()
@@ -320,6 +344,25 @@ def _place(state: ServerState, message: FromClient) -> tuple[Phase, Mapping[Clie
             assert_never(message)
 
 
+def _answered(state: ServerState) -> Mapping[ClientId, Any]:
+    """Who did in this phase."""
+    match state.phase:
+        case "advertise":
+            return state.adverts
+        case "share":
+            return state.shares
+        case "mask":
+            return state.masked
+        case "agree":
+            return state.agreed
+        case "unmask":
+            return state.reveals
+        case "advertised" | "opened" | "aborted":
+            return {}
+        case _:
+            assert_never(state.phase)
+
+
 def _expected(state: ServerState) -> frozenset[ClientId]:
     """Who can answer in this phase: who answered in the one before."""
     match state.phase:
@@ -339,9 +382,9 @@ def _expected(state: ServerState) -> frozenset[ClientId]:
             assert_never(state.phase)
 
 
-def _entries(state: ServerState) -> tuple[Entry, ...]:
+def _entries(host: Host, state: ServerState) -> tuple[Entry, ...]:
     return tuple(
-        Entry(name, keys.keys_digest(advert.channel, advert.mask), advert.signature)
+        Entry(name, host.trusted[name], keys.keys_digest(advert.channel, advert.mask), advert.signature)
         for name, advert in sorted(state.adverts.items())
     )
 

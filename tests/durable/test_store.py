@@ -58,7 +58,7 @@ def test_everything_is_there_after_a_restart(store):
     again = Store(store.folder)
     assert again.info() == msgspec.structs.replace(INFO, status="finished")
     assert again.completed() == 1
-    assert again.open_round() == (RoundOpened(2, ("a",), 1, 1), (RoundExtended(2, ("c",)),), ())
+    assert again.open_round() == (RoundOpened(2, ("a",), 1, 1), (RoundExtended(2, ("c",)),), (), ())
     assert list(again.settled(1)) == [ACCEPTED, DECLINED]
     assert again.nodes() == {"a": True, "b": False, "c": False}
     assert list(again.nodes()) == ["a", "b", "c"]

@@ -414,7 +414,9 @@ OPENED = RoundOpened(1, ("a", "b"), 2, 2)
 
 def test_a_restart_goes_on_in_the_same_round_with_what_was_acknowledged():
     settled = Settled(1, "a", "accepted", "", offer())
-    run, effects = restart(open_round=(OPENED, (RoundExtended(1, ("c",)),), (settled,)), nodes={"a": False, "b": False})
+    run, effects = restart(
+        open_round=(OPENED, (RoundExtended(1, ("c",)),), (settled,), ()), nodes={"a": False, "b": False}
+    )
     assert effects == ()
     assert sent(run.join("a", "b", "c", "d"), Task).keys() == {"b", "c"}
     assert run(Received("a", offer())) == [Send("a", Accepted(1))]
@@ -423,9 +425,9 @@ def test_a_restart_goes_on_in_the_same_round_with_what_was_acknowledged():
 
 def test_a_restart_closes_a_round_that_was_complete():
     settled = tuple(Settled(1, node, "accepted", "", offer()) for node in "ab")
-    _, effects = restart(open_round=(OPENED, (), settled))
+    _, effects = restart(open_round=(OPENED, (), settled, ()))
     assert effects == (Close(1, ("a", "b"), (offer(), offer())),)
-    _, effects = restart(open_round=(RoundOpened(1, (), 0, 0), (), ()))
+    _, effects = restart(open_round=(RoundOpened(1, (), 0, 0), (), (), ()))
     assert effects == (Close(1, (), ()),)
 
 
@@ -436,7 +438,7 @@ def test_a_restart_after_the_last_round_ends_the_run_and_opens_no_other():
 
 
 def test_a_restart_does_not_revive_what_was_aborted():
-    run, effects = restart(status="aborted", open_round=(OPENED, (), ()))
+    run, effects = restart(status="aborted", open_round=(OPENED, (), (), ()))
     assert effects == () and run.state.round is None
     assert [type(effect) for effect in run.join("a", "b")] == [Disconnect, Disconnect]
 

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -79,12 +80,12 @@ def test_only_listed_definitions_may_run() -> None:
             Policy(definitions=definitions).check_join(PLAIN, 1)
 
 
-def test_what_no_server_offers_yet_is_refused_when_required() -> None:
+def test_a_run_in_which_the_server_sees_updates_is_refused_when_a_secure_sum_is_required() -> None:
     policy = Policy(require_secure_sum=True)
-    with pytest.raises(PolicyRefused, match="require_secure_sum = true, and the server offers no"):
+    with pytest.raises(PolicyRefused, match="require_secure_sum = true, and the run has no secure sum"):
         policy.check_join(PLAIN, 1)
-    with pytest.raises(PolicyRefused, match="require_secure_sum = true, and the server offers no"):
-        policy.check_task(1, 100)
+    secure = dataclasses.replace(PLAIN, strategy=kn.fedavg(stages=(), secure=kn.SecureSum(clip=1.0)))
+    policy.check_join(secure, 1)
 
 
 def test_the_owner_says_where_noise_must_come_from() -> None:

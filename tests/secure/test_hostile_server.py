@@ -161,7 +161,12 @@ def mallorys(world, name, sign):
 
 def replaced(invitation, name, advert):
     """The invitation with another advert for a name, in both places."""
-    entry = Entry(name, next(known.identity for known in invitation.cohort if known.name == name), keys.keys_digest(advert.channel, advert.mask), advert.signature)
+    entry = Entry(
+        name,
+        next(known.identity for known in invitation.cohort if known.name == name),
+        keys.keys_digest(advert.channel, advert.mask),
+        advert.signature,
+    )
     cohort = tuple(entry if known.name == name else known for known in invitation.cohort)
     return changed(invitation, cohort=cohort, neighbours={**invitation.neighbours, name: advert})
 

@@ -36,7 +36,8 @@ class Rule(ABC):
         name = type(self).__name__
         if not spec.visible:
             raise AdmissionError(
-                f"{name} must see each update, and only their sum is visible; use Mean(), or no secure sum"
+                f"{name} must see each update, and only their sum is visible; use Mean(), or SecureSum(group_size=…), which shows "
+                "the sums of groups"
             )
         if spec.cohort is not None and spec.cohort < self.least:
             raise AdmissionError(

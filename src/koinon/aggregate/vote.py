@@ -37,7 +37,7 @@ class MajorityVote:
         """It has to see the signs of each update."""
         if not spec.visible:
             raise AdmissionError(
-                "MajorityVote needs each update's signs, and only a sum is visible; use reducer=Mean()"
+                "MajorityVote needs each update's signs, and only sums are visible; use reducer=Mean()"
             )
 
     def reduce(self, rows: Rows) -> Vector:

@@ -5,7 +5,7 @@ value; it reports a sufficient statistic, statistics are added, and the value is
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -101,6 +101,21 @@ def merge(parts: Iterable[Metrics]) -> dict[str, Statistic]:
             elif _alike(merged[name], statistic):
                 merged[name] = merged[name] + statistic  # type: ignore[operator]
     return merged
+
+
+def numbers(statistic: Statistic) -> list[float]:
+    """A statistic's numbers, in order: they add up as the statistic does."""
+    fields = msgspec.structs.astuple(statistic)
+    return [float(number) for field in fields for number in (field if isinstance(field, tuple) else (field,))]
+
+
+def from_numbers(like: Statistic, given: Iterator[float]) -> Statistic:
+    """The statistic, of the kind and size of another, that has the next of these numbers."""
+    if isinstance(like, Ranking):
+        bins = len(like.negatives)
+        counts = tuple(round(next(given)) for _ in range(2 * bins))
+        return Ranking(counts[:bins], counts[bins:])
+    return type(like)(*(next(given) for _ in msgspec.structs.fields(like)))
 
 
 def values(metrics: Metrics) -> dict[str, float]:

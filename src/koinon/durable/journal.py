@@ -2,6 +2,8 @@
 
 <home>/<run>/journal.db     rounds, what they were trained from, what was made of them
 <home>/<run>/update-N       the update's bytes, until the server has acknowledged them
+<home>/<run>/masked         the same, masked, where updates are added up secretly
+<home>/<run>/sum            the node's part in that: its keys of the round, what it has heard and signed
 <home>/<run>/state-N        the stages' state after round N, and what the codec remembers
 <home>/<run>/model-DIGEST   the model that was received, or the part of it that was
 """
@@ -73,6 +75,7 @@ class Journal:
             self._database.execute("INSERT OR REPLACE INTO journal VALUES (?, ?, ?)", (round, entry.model, offer))
             if offer is None:
                 self.update(round).unlink(missing_ok=True)
+                self.masked.unlink(missing_ok=True)
 
     def update(self, round: int) -> Path:
         """Where the update of a round is."""
@@ -90,6 +93,31 @@ class Journal:
             with replacing(self._state(round)) as temporary:
                 save_file(dict(state), temporary)
         return Blob(hashlib.sha256(encoded).hexdigest(), len(encoded))
+
+    @property
+    def masked(self) -> Path:
+        """Where the masked update is."""
+        return self.folder / "masked"
+
+    def keep_masked(self, data: bytes) -> Blob:
+        """Write a masked update, durable on return."""
+        with replacing(self.masked) as temporary:
+            temporary.write_bytes(data)
+        return Blob(hashlib.sha256(data).hexdigest(), len(data))
+
+    def sum(self) -> bytes | None:
+        """What `keep_sum` wrote last."""
+        path = self.folder / "sum"
+        return path.read_bytes() if path.exists() else None
+
+    def keep_sum(self, state: bytes) -> None:
+        """Write the node's part in a secure sum, durable on return.
+
+        Raises:
+            Unavailable: if the disk is full or broken.
+        """
+        with self._on_disk(), replacing(self.folder / "sum") as temporary:
+            temporary.write_bytes(state)
 
     def state(self, before: int) -> dict[str, torch.Tensor] | None:
         """The client's state after the last trained round before this one; None if there is none."""

@@ -7,6 +7,7 @@ before it handles the next message.
 import hashlib
 import secrets
 import sqlite3
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -110,6 +111,11 @@ class Roster:
         )
         return [Entry(*row) for row in (*named, *waiting)]
 
+    @property
+    def keys(self) -> Mapping[str, bytes]:
+        """The identity behind each name, as it is when it is asked for."""
+        return _Keys(self._database)
+
     def admit(self, applicant: Applicant) -> str:
         """The name under which an identity may come in.
 
@@ -176,6 +182,23 @@ class Roster:
 
     def _data_version(self) -> int:
         return int(self._database.execute("PRAGMA data_version").fetchone()[0])
+
+
+class _Keys(Mapping[str, bytes]):
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def __getitem__(self, name: str) -> bytes:
+        row = self._database.execute("SELECT key FROM nodes WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            raise KeyError(name)
+        return bytes(row[0])
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for (name,) in self._database.execute("SELECT name FROM nodes ORDER BY name").fetchall())
+
+    def __len__(self) -> int:
+        return int(self._database.execute("SELECT count(*) FROM nodes").fetchone()[0])
 
 
 def check_name(name: str) -> None:

@@ -26,7 +26,7 @@ from koinon.durable import audit
 from koinon.durable.deltas import Deltas
 from koinon.durable.history import RoundRecord, RunInfo
 from koinon.durable.transaction import transaction
-from koinon.protocol.events import HandedOver, Record, RoundExtended, RoundOpened, RunEnded, Settled
+from koinon.protocol.events import HandedOver, Record, RoundExtended, RoundOpened, RunEnded, Settled, Summed
 from koinon.protocol.messages import Offer
 
 _SCHEMA = """
@@ -38,15 +38,19 @@ CREATE TABLE IF NOT EXISTS parts (
     round INTEGER NOT NULL, node TEXT NOT NULL, outcome TEXT NOT NULL, reason TEXT NOT NULL, offer BLOB,
     PRIMARY KEY (round, node)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS summed (number INTEGER PRIMARY KEY, record BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS evaluations (
     round INTEGER NOT NULL, node TEXT NOT NULL, metrics TEXT NOT NULL, PRIMARY KEY (round, node)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS handed_over (node TEXT PRIMARY KEY) STRICT;
 """
 
+EVERYBODY = ""
+"""In place of a node's name: of all nodes of a round together, where only the sum of what they say is known."""
+
 _T = TypeVar("_T")
 
-OpenRound = tuple[RoundOpened, tuple[RoundExtended, ...], tuple[Settled, ...]]
+OpenRound = tuple[RoundOpened, tuple[RoundExtended, ...], tuple[Settled, ...], tuple[Summed, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,7 @@ class Store:
             return None
         opened = _parsed(row[0], type=RoundOpened)
         extended = _parsed(row[1], type=tuple[RoundExtended, ...])
-        return opened, extended, self.settled(opened.round)
+        return opened, extended, self.settled(opened.round), self._summed()
 
     def settled(self, round: int) -> tuple[Settled, ...]:
         """How nodes' parts in a round ended."""
@@ -148,6 +152,11 @@ class Store:
             Settled(round, node, outcome, reason, msgspec.msgpack.decode(offer, type=Offer) if offer else None)
             for node, outcome, reason, offer in rows
         )
+
+    def _summed(self) -> tuple[Summed, ...]:
+        """What happened in the open round's secure sum, in order."""
+        rows = self._database.execute("SELECT record FROM summed ORDER BY number")
+        return tuple(msgspec.msgpack.decode(record, type=Summed) for (record,) in rows)
 
     def history(self) -> list[RoundRecord]:
         """The closed rounds in order, each with what nodes said of its model later."""
@@ -221,6 +230,8 @@ class Store:
                     found["what the run is"] = fields
                 case "RunEnded":
                     found["what the run is"]["status"] = fields["status"]
+                case "RoundOpened" if fields.get("attempt"):
+                    found[f"the opening of round {round}"] = [fields]
                 case "RoundOpened":
                     found.setdefault(f"the opening of round {round}", [fields])
                 case "RoundExtended":
@@ -246,7 +257,7 @@ class Store:
             record,
             metrics=record.metrics or federated,
             federated=federated,
-            by_client={node: values(metrics) for node, metrics in by_client.items()},
+            by_client={node: values(metrics) for node, metrics in by_client.items() if node != EVERYBODY},
         )
 
     def _persist(self, record: Durable) -> None:
@@ -257,8 +268,11 @@ class Store:
             case Evaluated():
                 self._evaluate(record)
                 return
+            case Summed():
+                self._execute("INSERT INTO summed (record) VALUES (?)", msgspec.msgpack.encode(record))
+                return
             case RoundOpened():
-                self._execute("INSERT OR IGNORE INTO rounds (round, opened) VALUES (?, ?)", record.round, _json(record))
+                self._open(record)
             case RoundExtended():
                 self._extend(record)
             case Settled():
@@ -270,6 +284,14 @@ class Store:
             case _:
                 assert_never(record)
         audit.append(self._database, type(record).__name__, _summary(record))
+
+    def _open(self, record: RoundOpened) -> None:
+        """A round, or another attempt of one, of whose sum nothing has happened yet."""
+        text = _json(record)
+        self._execute("INSERT OR IGNORE INTO rounds (round, opened) VALUES (?, ?)", record.round, text)
+        if record.attempt:
+            self._execute("UPDATE rounds SET opened = ? WHERE round = ?", text, record.round)
+        self._execute("DELETE FROM summed")
 
     def _close(self, record: RoundRecord) -> None:
         text = _json(record)

@@ -10,6 +10,9 @@ from koinon.core.types import Vector
 from koinon.data.dataset import DataSet, Dataset
 from koinon.learn.learner import Learner
 
+TRAINING = "train_"
+"""Prefix of the names of metrics of local training."""
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -54,3 +57,13 @@ def central(learner: Learner, evaluation: Evaluation, model: Vector, round: int,
 def on_client(learner: Learner, model: Vector, data: DataSet) -> Metrics:
     """Statistics of the model on a client's held-out part; nothing if it has none."""
     return {} if data.test is None else learner.evaluate(model, data.test)
+
+
+def of_training(metrics: Metrics) -> Metrics:
+    """Of what a client tells, what is of its training; without the prefix."""
+    return {name.removeprefix(TRAINING): value for name, value in metrics.items() if name.startswith(TRAINING)}
+
+
+def of_evaluation(metrics: Metrics) -> Metrics:
+    """Of what a client tells, what is of the model that it received."""
+    return {name: value for name, value in metrics.items() if not name.startswith(TRAINING)}

@@ -33,7 +33,8 @@ class Learner(Protocol):
     """A model that can be trained somewhere else: three functions between flat vectors.
 
     A learner that protects each record by noise has one method more: `release()`, the event (`koinon.privacy.events`)
-    of one call of `train`, or None where nothing protects them.
+    of one call of `train`, or None where nothing protects them. One that has `statistics`, zeros of all that `train` and
+    `evaluate` tell, has them added up with the updates where those are added up secretly; otherwise nothing is told there.
     """
 
     @property

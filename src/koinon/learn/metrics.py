@@ -15,7 +15,11 @@ from koinon.core.statistics import Ranking, Ratio, Statistic, Variation
 
 
 class Metric(Protocol):
-    """What evaluation measures besides the loss."""
+    """What evaluation measures besides the loss.
+
+    A metric may have one attribute more: `zero`, its statistic of no examples. Without it, it is not told where updates
+    are added up secretly, since then all must know beforehand how many numbers it is.
+    """
 
     @property
     def name(self) -> str:
@@ -40,6 +44,11 @@ class Accuracy:
         if predicted.shape != targets.shape:
             raise ValueError(f"{self.name}: outputs {list(outputs.shape)} do not fit targets {list(targets.shape)}")
         return Ratio(float((predicted == targets).sum()), float(targets.numel()))
+
+    @property
+    def zero(self) -> Ratio:
+        """Of no examples."""
+        return Ratio(0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,11 @@ class AUROC:
         bins = (logits.sigmoid() * self.bins).long().clamp_(max=self.bins - 1)
         return Ranking(self._counts(bins[~positive]), self._counts(bins[positive]))
 
+    @property
+    def zero(self) -> Ranking:
+        """Of no examples."""
+        return Ranking((0,) * self.bins, (0,) * self.bins)
+
     def _counts(self, bins: torch.Tensor) -> tuple[int, ...]:
         return tuple(torch.bincount(bins, minlength=self.bins).tolist())
 
@@ -87,6 +101,11 @@ class MeanSquaredError:
         predicted, wanted = _paired(self.name, outputs, targets)
         return Ratio(float((predicted - wanted).square().sum()), float(wanted.numel()))
 
+    @property
+    def zero(self) -> Ratio:
+        """Of no examples."""
+        return Ratio(0.0, 0.0)
+
 
 @dataclass(frozen=True)
 class MeanAbsoluteError:
@@ -98,6 +117,11 @@ class MeanAbsoluteError:
         """Sum of absolute errors, and how many."""
         predicted, wanted = _paired(self.name, outputs, targets)
         return Ratio(float((predicted - wanted).abs().sum()), float(wanted.numel()))
+
+    @property
+    def zero(self) -> Ratio:
+        """Of no examples."""
+        return Ratio(0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -117,6 +141,11 @@ class R2:
             float(wanted.square().sum()),
             float((predicted - wanted).square().sum()),
         )
+
+    @property
+    def zero(self) -> Variation:
+        """Of no examples."""
+        return Variation(0.0, 0.0, 0.0, 0.0)
 
 
 def _paired(name: str, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

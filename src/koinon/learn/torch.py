@@ -111,6 +111,14 @@ class TorchLearner:
         """What one training releases about each record, or None where nothing protects it."""
         return None if self.dp is None else self.dp.release(self.epochs)
 
+    @property
+    def statistics(self) -> Metrics:
+        """Of no examples: all that `train` and `evaluate` tell and that can be added up secretly."""
+        if self.dp is not None:
+            return {}
+        zeros = {metric.name: metric.zero for metric in self.metrics if hasattr(metric, "zero")}
+        return {"train_loss": Ratio(0.0, 0.0), "loss": Ratio(0.0, 0.0), **zeros}
+
     def described(self) -> dict[str, object]:
         """What it is, for the definition's digest: its arguments, and the module that `model` makes."""
         arguments = {item.name: getattr(self, item.name) for item in fields(self) if item.init}

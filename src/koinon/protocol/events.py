@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 from koinon.core.types import ClientId
 from koinon.protocol.messages import Blob, Delivered, Delta, FromNode, FromServer, Offer, Ready
+from koinon.secure.opening import Opening
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,14 @@ class Closed:
     Attributes:
         told: What the next round's nodes are told beside it.
         delta: What leads to it from the model before, durable too; None where the way down has no codec or the model is the same.
+        spoiled: Why a secure sum turned out to be none, so that no update counts; empty where all is well.
     """
 
     round: int
     model: Blob
     told: Mapping[str, float] = field(default_factory=dict)
     delta: Delta | None = None
+    spoiled: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +93,13 @@ Outcome: TypeAlias = Literal["accepted", "refused", "declined", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class RoundOpened:
-    """Record: these nodes are asked for this round."""
+    """Record: these nodes are asked for this round; `attempt`: once more, since a secure sum of others failed."""
 
     round: int
     cohort: tuple[ClientId, ...]
     wanted: int
     needed: int
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,24 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Summed:
+    """Record: something happened in the round's secure sum; all of them, in order, make its state.
+
+    Attributes:
+        node: Who said `message`, or offered what is durable now; None: time was up.
+        message: In the encoding of `koinon.secure.messages`, or empty.
+        offer: A masked update that came.
+        group: For whom time was up.
+    """
+
+    round: int
+    node: ClientId | None
+    message: bytes = b""
+    offer: Offer | None = None
+    group: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class HandedOver:
     """Record: the node holds the final model."""
 
@@ -133,7 +155,7 @@ class RunEnded:
     reason: str
 
 
-Record: TypeAlias = RoundOpened | RoundExtended | Settled | HandedOver | RunEnded
+Record: TypeAlias = RoundOpened | RoundExtended | Settled | Summed | HandedOver | RunEnded
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +197,15 @@ class Close:
     Attributes:
         accepted: Whose updates count, in canonical order.
         offers: What each of them offered.
+        openings: Where they are masked: which masks are left in whose sum, for each group that is known by its sum.
+        failed: Why there is no such sum, where there should be.
     """
 
     round: int
     accepted: tuple[ClientId, ...]
     offers: tuple[Offer, ...]
+    openings: tuple[Opening, ...] = ()
+    failed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ A conversation, the node on the left:
                      <-  Welcome | Goodbye
     Ready            ->                what the node already holds
                      <-  Task, Chunk…  the round's model, from where the node's copy ends, or what has changed since
-    Offer            ->
+    Summing          <->               where updates are added up secretly: keys, shares, who survived
+    Offer            ->                in such a round, of the masked update
                      <-  Continue      how much of the update the server already holds
     Chunk…           ->
                      <-  Accepted | Refused
@@ -37,6 +38,9 @@ MAX_MESSAGE_BYTES = CHUNK_BYTES + (64 << 10)
 MOST_DELTAS = 64
 """Most deltas that lead from one model to another; who is further behind is sent the model."""
 
+ATTEMPTS = 64
+"""How often it is tried to add a round's updates up secretly."""
+
 Digest: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Key: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Nonce: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -45,6 +49,7 @@ Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}
 Text: TypeAlias = Annotated[str, Meta(max_length=2000)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, lt=2**53)]
 Round: TypeAlias = Annotated[int, Meta(ge=0, lt=2**31)]
+Attempt: TypeAlias = Annotated[int, Meta(ge=0, lt=ATTEMPTS)]
 Positive: TypeAlias = Annotated[float, Meta(ge=0, lt=1e18)]
 
 
@@ -159,6 +164,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
         deadline_s: Seconds until a reply may be refused as late.
         told: What the round's stages need of the server's state, by name.
         deltas: What leads to the model from the one that the node holds; these follow in chunks in place of the model.
+        attempt: Where updates are added up secretly: the how manieth try this is, from 0. None where they are not.
     """
 
     round: Round
@@ -167,6 +173,13 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
     deadline_s: Positive
     told: Annotated[dict[str, float], Meta(max_length=64)] = {}
     deltas: Deltas = ()
+    attempt: Attempt | None = None
+
+
+class Summing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """A message of the round's secure sum, in its own encoding (`koinon.secure.messages`)."""
+
+    message: Annotated[bytes, Meta(max_length=CHUNK_BYTES)]
 
 
 class Chunk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
@@ -252,6 +265,8 @@ class Leave(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
 
 
 Handshake: TypeAlias = Hello | Challenge | Proof
-FromNode: TypeAlias = Ready | Heartbeat | Offer | Chunk | Declined | Failed | Delivered | Leave
-FromServer: TypeAlias = Welcome | Goodbye | Heartbeat | Probe | Task | Chunk | Continue | Accepted | Refused | Finished
+FromNode: TypeAlias = Ready | Heartbeat | Summing | Offer | Chunk | Declined | Failed | Delivered | Leave
+FromServer: TypeAlias = (
+    Welcome | Goodbye | Heartbeat | Probe | Task | Summing | Chunk | Continue | Accepted | Refused | Finished
+)
 Message: TypeAlias = Handshake | FromNode | FromServer

@@ -6,7 +6,8 @@ Rules:
     - a server that asks twice for one round with different models is told so and gets nothing;
     - what the server refuses is dropped, and what its codec left out before is taken back first; what it acknowledges is
       forgotten only then, or when it is at a later round;
-    - training goes on while the connection is down.
+    - training goes on while the connection is down;
+    - where updates are added up secretly, what was trained is masked, anew for every attempt, and only that is offered.
 """
 
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ from koinon.protocol.messages import (
     Probe,
     Ready,
     Refused,
+    Summing,
     Task,
     Welcome,
 )
@@ -89,6 +91,13 @@ class Trained:
 
 
 @dataclass(frozen=True, slots=True)
+class Masked:
+    """What was trained is masked, and the masked bytes are durable."""
+
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
 class GaveUp:
     """Training failed, or the owner's policy forbids it."""
 
@@ -103,7 +112,7 @@ class Evaluated:
     metrics: Metrics
 
 
-Event: TypeAlias = Connected | Lost | Received | Downloaded | Trained | GaveUp | Evaluated
+Event: TypeAlias = Connected | Lost | Received | Downloaded | Trained | Masked | GaveUp | Evaluated
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +138,28 @@ class Train:
     """Train this task from its model; answer by `Trained` or `GaveUp`."""
 
     task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class TakePart:
+    """Take part in this attempt to add up the round's updates secretly; asked again, say the same again."""
+
+    round: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hear:
+    """The server said something in the secure sum's own words."""
+
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Contribute:
+    """Mask this update as soon as the secure sum wants it; answer by `Masked`."""
+
+    offer: Offer
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +200,9 @@ class Quit:
     finished: bool
 
 
-Effect: TypeAlias = Say | Download | Train | Remember | TakeBack | Upload | Evaluate | Quit
+Effect: TypeAlias = (
+    Say | Download | Train | TakePart | Hear | Contribute | Remember | TakeBack | Upload | Evaluate | Quit
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +214,7 @@ class NodeState:
         answer: What it said of the last round that it declined or failed.
         task: What it is working on.
         training: Whether training of `task` has begun.
+        masked: What was offered of the last round that was added up secretly.
         final: The final model, once the server has announced it.
         finished: Whether the final model is here and evaluated.
     """
@@ -189,6 +223,7 @@ class NodeState:
     answer: Declined | Failed | None = None
     task: Task | None = None
     training: bool = False
+    masked: Offer | None = None
     final: Blob | None = None
     finished: bool = False
 
@@ -210,6 +245,8 @@ def step(state: NodeState, event: Event) -> Step:
             return _downloaded(state, event.model)
         case Trained():
             return _trained(state, event.offer)
+        case Masked():
+            return replace(state, masked=event.offer), (Say(event.offer),)
         case GaveUp():
             return replace(_without_task(state, event.answer.round), answer=event.answer), (Say(event.answer),)
         case Evaluated():
@@ -230,7 +267,10 @@ def _received(state: NodeState, message: FromServer) -> Step:
             entry = state.journal.get(message.round)
             if entry is None or entry.offer is None:
                 return state, ()
-            return state, (Upload(entry.offer, message.offset),)
+            masked = state.masked if state.masked is not None and state.masked.round == message.round else None
+            return state, (Upload(masked or entry.offer, message.offset),)
+        case Summing():
+            return state, (Hear(message.message),)
         case Accepted():
             return _ended(state, message.round)
         case Refused():
@@ -254,15 +294,21 @@ def _asked(state: NodeState, task: Task) -> Step:
     if state.answer is not None and state.answer.round == task.round:
         return state, (Say(state.answer),)
     entry = state.journal.get(task.round)
+    part = () if task.attempt is None else (TakePart(task.round, task.attempt),)
     if entry is None:
+        download = Download(task.model, task.deltas)
         if state.task is not None and state.task.round == task.round and state.task.model == task.model:
-            return (state, ()) if state.training else (state, (Download(task.model, task.deltas),))
-        return replace(state, task=task, training=False), (Download(task.model, task.deltas),)
+            return replace(state, task=task), part if state.training else (*part, download)
+        return replace(state, task=task, training=False), (*part, download)
     if entry.model != task.model.digest:
         return state, (Say(Failed(task.round, f"round {task.round} was asked before, from another model")),)
     if entry.offer is None:
         return state, (Say(Failed(task.round, f"round {task.round} was delivered before")),)
-    return state, (Say(entry.offer),)
+    return state, (*part, _handed_in(entry.offer, task))
+
+
+def _handed_in(offer: Offer, task: Task) -> Effect:
+    return Say(offer) if task.attempt is None else Contribute(offer)
 
 
 def _outlived(state: NodeState, round: int) -> Step:
@@ -289,7 +335,8 @@ def _trained(state: NodeState, offer: Offer) -> Step:
         return state, ()
     entry = Entry(state.task.model.digest, offer)
     journal = {**state.journal, offer.round: entry}
-    return replace(_without_task(state, offer.round), journal=journal), (Remember(offer.round, entry), Say(offer))
+    effects = Remember(offer.round, entry), _handed_in(offer, state.task)
+    return replace(_without_task(state, offer.round), journal=journal), effects
 
 
 def _ended(state: NodeState, round: int) -> Step:

@@ -6,7 +6,8 @@ Rules:
     - the round closes when `wanted` updates are in, when nobody is left to wait for, or at the deadline,
       and never with fewer than `needed`;
     - at the deadline with fewer, it asks other nodes that are present, and waits on;
-    - once closing, nothing enters it any more: what comes late is refused with the reason.
+    - once closing, nothing enters it any more: what comes late is refused with the reason;
+    - where updates are added up secretly, an offered one is masked, and counts when the sum does.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from koinon.core.types import ClientId, canonical
 from koinon.protocol.events import Arrived, Close, Effect, Expect, Outcome, Persist, RoundExtended, Send, Settled
 from koinon.protocol.messages import Accepted, Declined, Failed, Offer, Refused
+from koinon.protocol.sums import Sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class RoundState:
         offers: What nodes offered and the server agreed to take.
         overdue: Whether it once was past its deadline with fewer than `needed`, or ran out of nodes.
         closing: Whether `Close` was asked for.
+        sum: How updates are added up secretly, where they are.
     """
 
     number: int
@@ -42,6 +45,7 @@ class RoundState:
     offers: Mapping[ClientId, Offer] = field(default_factory=dict)
     overdue: bool = False
     closing: bool = False
+    sum: Sum | None = None
 
     @property
     def accepted(self) -> tuple[ClientId, ...]:
@@ -57,12 +61,13 @@ class RoundState:
     def stuck(self) -> bool:
         """Whether everyone answered and too few were accepted, so that others must be asked."""
         everyone = len(self.outcomes) == len(self.cohort)
-        return everyone and not self.closing and len(self.accepted) < self.needed
+        return everyone and not self.closing and self.sum is None and len(self.accepted) < self.needed
 
     @property
     def can_spare_one(self) -> bool:
         """Whether enough can still be accepted when one of the missing never answers."""
-        return not self.closing and len(self.accepted) + len(self.missing) > self.needed
+        waited_for = len(self.accepted) + len(self.missing)
+        return not self.closing and self.sum is None and waited_for > self.needed
 
 
 Step = tuple[RoundState, tuple[Effect, ...]]
@@ -98,7 +103,33 @@ def answered(state: RoundState, node: ClientId, message: Declined | Failed) -> S
     """A node says that it will not or cannot do its part."""
     if message.round != state.number or node not in state.cohort or node in state.outcomes or state.closing:
         return state, ()
+    if state.sum is not None and node in state.sum.masked:  # what others are masked with cannot be taken back
+        return state, ()
     return settled(state, node, "declined" if isinstance(message, Declined) else "failed", message.reason)
+
+
+def summed(state: RoundState) -> Step:
+    """Close when the secure sum is over."""
+    sum = state.sum
+    assert sum is not None
+    outcomes: dict[ClientId, Outcome] = dict.fromkeys(state.cohort, "refused")
+    outcomes.update(state.outcomes)
+    outcomes.update(dict.fromkeys(sum.survivors, "accepted"))
+    state = replace(state, outcomes=outcomes, closing=True)
+    accepted = state.accepted
+    offers = tuple(state.offers[node] for node in accepted)
+    return state, (Close(state.number, accepted, offers, sum.openings, sum.failed),)
+
+
+def ended(state: RoundState, spoiled: str) -> tuple[RoundState, str]:
+    """What a closed round came to, and, where updates were added up secretly, why those that do not count do not."""
+    if state.sum is None:
+        return state, ""
+    reason = spoiled or state.sum.failed
+    if not reason:
+        return state, f"its masked update is not in the sum of round {state.number}"
+    outcomes = {node: "refused" if outcome == "accepted" else outcome for node, outcome in state.outcomes.items()}
+    return replace(state, outcomes=outcomes), f"no update counts in round {state.number}: {reason}"
 
 
 def settled(state: RoundState, node: ClientId, outcome: Outcome, reason: str) -> Step:
@@ -116,7 +147,9 @@ def settled(state: RoundState, node: ClientId, outcome: Outcome, reason: str) ->
 def closed_if_complete(state: RoundState) -> Step:
     """Close when as many as wanted are in, or when nobody is left to wait for and enough are in."""
     answered = len(state.outcomes)
-    if state.closing or answered < min(state.wanted, len(state.cohort)):  # most replies end here, in constant time
+    if (
+        state.closing or state.sum is not None or answered < min(state.wanted, len(state.cohort))
+    ):  # most replies end here, in constant time
         return state, ()
     accepted = len(state.accepted)
     if accepted < state.needed:
@@ -126,7 +159,7 @@ def closed_if_complete(state: RoundState) -> Step:
 
 def expired(state: RoundState, now: float) -> Step:
     """Close at the deadline when enough are in."""
-    if state.closing or now < state.deadline or len(state.accepted) < state.needed:
+    if state.closing or state.sum is not None or now < state.deadline or len(state.accepted) < state.needed:
         return state, ()
     return _close(state)
 

@@ -12,6 +12,7 @@ Rules:
     - rounds never go back, and after the last one every node that took part gets the final model;
     - a node is sent the model from where its copy ends, or what leads there from an earlier one that it holds, and once
       the model itself if it says that this does not lead there;
+    - where updates are added up secretly, `koinon.protocol.sums` says what a round waits for;
     - the session's own clock never runs backwards and never jumps: what the world's clock skips is not charged
       to anyone's deadline.
 """
@@ -23,6 +24,7 @@ from typing import Literal, TypeAlias, assert_never
 
 from koinon.core.types import ClientId, canonical
 from koinon.protocol import round as rounds
+from koinon.protocol import sums
 from koinon.protocol.events import (
     Arrived,
     Close,
@@ -43,10 +45,13 @@ from koinon.protocol.events import (
     Settled,
     Stopped,
     Stream,
+    Summed,
     Tick,
 )
 from koinon.protocol.lineage import lacking, leading, shown
 from koinon.protocol.messages import (
+    ATTEMPTS,
+    Accepted,
     Blob,
     Chunk,
     Declined,
@@ -60,10 +65,13 @@ from koinon.protocol.messages import (
     Probe,
     Ready,
     Refused,
+    Summing,
     Task,
 )
 from koinon.protocol.round import RoundState
 from koinon.protocol.state import Member, SessionState, Terms
+from koinon.protocol.sums import Sum, Wants
+from koinon.secure.server import Host
 
 LONGEST_TICK_S = 10.0
 """Most session time that one tick can take, whatever the world's clock says."""
@@ -88,7 +96,7 @@ def step(terms: Terms, state: SessionState, event: Event) -> Step:
         case Arrived():
             if state.round is None:
                 return state, (_not_open(event.node, event.round, state),)
-            return _in_round(terms, state, rounds.arrived(state.round, event))
+            return _arrived(terms, state, state.round, event)
         case Closed():
             return _closed(terms, state, event)
         case Tick():
@@ -110,6 +118,8 @@ def _joined(terms: Terms, state: SessionState, event: Joined) -> Step:
         return _opened(terms, state)
     if open_round.closing:
         return state, ()
+    if open_round.sum is not None:
+        return _back(terms, state, open_round, open_round.sum, event.node)
     if event.node in open_round.missing:
         return _asked(terms, state, open_round, [event.node])
     if open_round.overdue and event.node not in open_round.cohort and terms.secret_cohort is None:
@@ -141,10 +151,27 @@ def _received(terms: Terms, state: SessionState, event: Received) -> Step:
     match message:
         case Heartbeat():
             return state, (Send(node, Heartbeat()),)
+        case Summing():
+            if (
+                (open_round := state.round) is None
+                or open_round.sum is None
+                or open_round.closing
+                or terms.host is None
+            ):
+                return state, ()
+            sum, effects = sums.heard(
+                _host(terms, open_round), open_round.sum, open_round.number, node, message.message, state.now
+            )
+            return _in_sum(terms, state, sum, effects)
         case Offer():
             if state.round is None:
                 return state, (_not_open(node, message.round, state),)
-            result = rounds.offered(state.round, node, message, terms.update_bytes)
+            size = terms.update_bytes
+            if state.round.sum is not None and not state.round.closing and terms.host is not None:
+                size = sums.masked_bytes(_host(terms, state.round), state.round.sum, node)
+                if size is None:  # of an earlier attempt, or too late
+                    return state, (_left_out(node, message.round),) if state.round.sum.signing else ()
+            result = rounds.offered(state.round, node, message, size)
             return _in_round(terms, shown(state, node, message.round), result)
         case Declined() | Failed():
             if state.round is None:
@@ -162,8 +189,74 @@ def _received(terms: Terms, state: SessionState, event: Received) -> Step:
             assert_never(message)
 
 
+def _arrived(terms: Terms, state: SessionState, open_round: RoundState, event: Arrived) -> Step:
+    """An offered update is here; a masked one counts when the sum does."""
+    if open_round.sum is None or terms.host is None:
+        return _in_round(terms, state, rounds.arrived(open_round, event))
+    offer = open_round.offers.get(event.node)
+    if open_round.closing or event.node in open_round.outcomes or offer is None or offer.round != event.round:
+        return state, ()
+    if offer.update.digest != event.digest:
+        return state, ()
+    if event.fault is not None:
+        return _in_round(terms, state, rounds.settled(open_round, event.node, "refused", event.fault))
+    sum, effects = sums.stored(
+        _host(terms, open_round), open_round.sum, open_round.number, event.node, offer, state.now
+    )
+    return _in_sum(terms, state, sum, effects)
+
+
+def _back(terms: Terms, state: SessionState, open_round: RoundState, sum: Sum, node: ClientId) -> Step:
+    """A node of the cohort is here again while its updates are added up secretly."""
+    if node not in open_round.missing or terms.host is None:
+        return state, ()
+    asked: tuple[Effect, ...] = ()
+    if node not in sum.masked:
+        state, asked = _asked(terms, state, open_round, [node])
+    sum, effects = sums.returned(_host(terms, open_round), sum, node, state.now)
+    state, more = _in_sum(terms, state, sum, effects)
+    return state, (*asked, *more)
+
+
+def _in_sum(terms: Terms, state: SessionState, sum: Sum, effects: tuple[Effect, ...]) -> Step:
+    """Go on with the round's secure sum as far as it can."""
+    round = state.round
+    assert round is not None and terms.host is not None
+    gone = frozenset(node for node in round.cohort if not (node in state.members and state.members[node].here))
+    wants = Wants(round.wanted, state.now, round.deadline, terms.deadline_s, terms.silence_s)
+    sum, more = sums.timed(_host(terms, round), sum, round.number, round.outcomes.keys(), gone, wants)
+    round = replace(round, sum=sum)
+    if not sum.hall.over:
+        return replace(state, round=round), (*effects, *more)
+    if sum.failed and not sum.signing:
+        state, again = _tried_again(terms, state, round, sum)
+        return state, (*effects, *more, *again)
+    round, close = rounds.summed(round)
+    return replace(state, round=round), (*effects, *more, *close)
+
+
+def _host(terms: Terms, round: RoundState) -> Host:
+    assert terms.host is not None
+    return sums.wanting(terms.host, round.needed)
+
+
+def _tried_again(terms: Terms, state: SessionState, round: RoundState, sum: Sum) -> Step:
+    """Open the round once more, among those who are here now."""
+    if sum.attempt + 1 == ATTEMPTS:
+        reason = f"round {round.number} could not be added up in {ATTEMPTS} attempts; the last one: {sum.failed}"
+        return _ended(state, "aborted", reason)
+    excused = state.excused | round.outcomes.keys()
+    return _opened(terms, replace(state, round=None, attempt=sum.attempt + 1, excused=excused))
+
+
+def _left_out(node: ClientId, round: int) -> Send:
+    return Send(node, Refused(round, f"round {round} is added up without it"))
+
+
 def _in_round(terms: Terms, state: SessionState, result: rounds.Step) -> Step:
     round, effects = result
+    if round.sum is not None and not round.closing:
+        return _in_sum(terms, replace(state, round=round), round.sum, effects)
     if not round.stuck or round == state.round:
         return replace(state, round=round), effects
     state, more = _extended(terms, state, round)
@@ -185,17 +278,59 @@ def _delivered(state: SessionState, node: ClientId, message: Delivered) -> Step:
 def _gone(terms: Terms, state: SessionState, node: ClientId, message: Leave) -> Step:
     members = {name: member for name, member in state.members.items() if name != node}
     state, effects = replace(state, members=members), (Disconnect(node, "until next time", final=True),)
-    if state.round is not None and node in state.round.missing and state.round.can_spare_one:
+    spared = state.round is not None and (state.round.can_spare_one or state.round.sum is not None)
+    if state.round is not None and node in state.round.missing and spared and not _masked(state.round, node):
         state, more = _in_round(terms, state, rounds.settled(state.round, node, "declined", f"left: {message.reason}"))
         return state, (*effects, *more)
     return state, effects
 
 
+def _masked(round: RoundState, node: ClientId) -> bool:
+    return round.sum is not None and node in round.sum.masked
+
+
 def _closed(terms: Terms, state: SessionState, event: Closed) -> Step:
     if state.round is None or event.round != state.round.number:
         return state, ()
+    told = _told_outcomes(state.round, event.spoiled)
+    state, effects = _next(terms, state, event)
+    return state, (*told, *effects)
+
+
+def _told_outcomes(round: RoundState, spoiled: str) -> tuple[Effect, ...]:
+    """Whose updates counted in a round that was added up secretly."""
+    if round.sum is None:
+        return ()
+    ended, reason = rounds.ended(round, spoiled)
+    known = {node for node, outcome in round.outcomes.items() if outcome in ("declined", "failed")}
+    effects: list[Effect] = []
+    for node in ended.cohort:
+        if node in known:
+            continue
+        accepted = ended.outcomes[node] == "accepted"
+        record = (
+            Settled(round.number, node, "accepted", "", round.offers[node])
+            if accepted
+            else Settled(round.number, node, "refused", reason)
+        )
+        answer = Accepted(round.number) if accepted else Refused(round.number, reason)
+        effects += [Persist(record), Send(node, answer)]
+    return tuple(effects)
+
+
+def _next(terms: Terms, state: SessionState, event: Closed) -> Step:
+    """The next round, or the end."""
     deltas = state.deltas if event.model == state.model else leading(state.deltas, event.delta, event.model)
-    state = replace(state, round=None, completed=event.round, model=event.model, told=event.told, deltas=deltas)
+    state = replace(
+        state,
+        round=None,
+        attempt=0,
+        excused=frozenset(),
+        completed=event.round,
+        model=event.model,
+        told=event.told,
+        deltas=deltas,
+    )
     if state.completed >= terms.rounds:
         return _ended(state, "finished", "")
     return _opened(terms, state)
@@ -218,7 +353,7 @@ def _final(state: SessionState, node: ClientId) -> Step:
 
 
 def _opened(terms: Terms, state: SessionState) -> Step:
-    present = state.present
+    present = state.willing
     if len(present) < max(terms.minimum_nodes, terms.least if terms.minimum_nodes else 0):
         return state, ()
     number = state.completed + 1
@@ -229,7 +364,11 @@ def _opened(terms: Terms, state: SessionState) -> Step:
     if terms.secret_cohort is not None:
         wanted, needed = len(cohort), 0
     opened = RoundState(number, cohort, wanted, needed, state.now + terms.deadline_s)
-    record = Persist(RoundOpened(number, cohort, wanted, needed))
+    record = Persist(RoundOpened(number, cohort, wanted, needed, state.attempt))
+    if terms.host is not None:
+        if not sums.admissible(terms.host, len(cohort)):
+            return state, ()
+        opened = replace(opened, sum=sums.begun(number, state.attempt, cohort, state.now))
     if not cohort:  # Poisson sampling may choose nobody; without noise the model stays
         return replace(state, round=replace(opened, closing=True)), (record, Close(number, (), ()))
     state, effects = _asked(terms, replace(state, round=opened), opened, cohort)
@@ -258,7 +397,11 @@ def _asked(terms: Terms, state: SessionState, open_round: RoundState, nodes: Seq
         streams: tuple[Stream, ...] = ()
         if state.members[node].ready.trained != open_round.number:
             state, deltas, streams = lacking(state, node)
-        effects += [Send(node, Task(open_round.number, state.model, cohort, remaining, told, deltas)), *streams]
+        attempt = None if open_round.sum is None else open_round.sum.attempt
+        effects += [
+            Send(node, Task(open_round.number, state.model, cohort, remaining, told, deltas, attempt)),
+            *streams,
+        ]
     return state, tuple(effects)
 
 
@@ -279,14 +422,22 @@ def _tick(terms: Terms, state: SessionState, world: float) -> Step:
     state = replace(state, now=now, world=world, members=members)
     if state.status != "running":
         return state, tuple(effects)
-    if state.round is None:
-        state, more = _opened(terms, state)
-    else:
-        round, more = rounds.expired(state.round, now)
-        state = replace(state, round=round)
-        if not round.closing and now >= round.deadline:
-            state, more = _extended(terms, state, round)
+    state, more = _due(terms, state)
     return state, (*effects, *more)
+
+
+def _due(terms: Terms, state: SessionState) -> Step:
+    """What is to be done now that time has passed."""
+    round = state.round
+    if round is None:
+        return _opened(terms, state)
+    if round.sum is not None:
+        return (state, ()) if round.closing else _in_sum(terms, state, round.sum, ())
+    round, effects = rounds.expired(round, state.now)
+    state = replace(state, round=round)
+    if not round.closing and state.now >= round.deadline:
+        return _extended(terms, state, round)
+    return state, effects
 
 
 def restored(
@@ -294,7 +445,7 @@ def restored(
     model: Blob,
     completed: int,
     status: Literal["running", "finished", "aborted"],
-    open_round: tuple[RoundOpened, tuple[RoundExtended, ...], tuple[Settled, ...]] | None,
+    open_round: tuple[RoundOpened, tuple[RoundExtended, ...], tuple[Settled, ...], tuple[Summed, ...]] | None,
     nodes: Mapping[ClientId, bool],
     told: Mapping[str, float] | None = None,
     deltas: tuple[Delta, ...] = (),
@@ -317,7 +468,7 @@ def restored(
         return state, ()
     if open_round is None:
         return _ended(state, "finished", "") if completed >= terms.rounds else (state, ())
-    opened, extensions, settlements = open_round
+    opened, extensions, settlements, summed = open_round
     cohort = canonical({*opened.cohort, *(node for extension in extensions for node in extension.added)})
     round = RoundState(
         opened.round,
@@ -330,5 +481,17 @@ def restored(
     )
     if not opened.cohort:
         return replace(state, round=replace(round, closing=True)), (Close(opened.round, (), ()),)
+    if terms.host is not None:
+        return _resumed(terms, replace(state, attempt=opened.attempt), round, summed)
     round, effects = rounds.closed_if_complete(round)
     return replace(state, round=round), effects
+
+
+def _resumed(terms: Terms, state: SessionState, round: RoundState, records: Sequence[Summed]) -> Step:
+    """Go again through all that happened in a secure sum."""
+    assert terms.host is not None
+    sum = sums.begun(round.number, state.attempt, round.cohort, state.now)
+    for record in records:
+        sum = sums.repeated(_host(terms, round), sum, record, state.now)
+    offers = {record.node: record.offer for record in records if record.node is not None and record.offer is not None}
+    return _in_sum(terms, replace(state, round=replace(round, offers=offers)), sum, ())

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 from koinon.core.types import ClientId, canonical
 from koinon.protocol.messages import Blob, Delta, Ready
 from koinon.protocol.round import RoundState
+from koinon.secure.server import Host
 
 Draw: TypeAlias = Callable[[int, Mapping[ClientId, int]], Sequence[ClientId]]
 """Chooses a round's cohort: a pure function of the round and of the candidates, in canonical order, with the number of
@@ -27,6 +28,7 @@ class Terms:
         silence_s: Session seconds without a sign of life after which a node is cut.
         update_bytes: Bytes that an update must have, None when the codec decides.
         least: Updates without which a round cannot be added up; it opens with no fewer nodes, and waits for as many.
+        host: Where updates are added up secretly: what that needs. None elsewhere.
         secret_cohort: Where privacy counts on nobody knowing who takes part: how many a cohort has on average, which
             nodes are told in place of the number. A round is then exactly those who were drawn, nobody is asked beyond
             them, and it closes with whoever answered; over-selection and quorum mean nothing. None elsewhere.
@@ -41,6 +43,7 @@ class Terms:
     silence_s: float = 45.0
     update_bytes: int | None = None
     least: int = 1
+    host: Host | None = None
     secret_cohort: int | None = None
 
 
@@ -74,6 +77,8 @@ class SessionState:
         completed: Closed rounds.
         status: Whether the run goes on.
         round: The round that is open or closing.
+        attempt: The how manieth try of the next or open round, from 0, where a secure sum has failed.
+        excused: Who failed or declined in an earlier attempt, and is not asked again.
         told: What nodes are told beside the model.
         deltas: What leads to the model from those before, the oldest first; all together shorter than the model.
         members: Every node that joined since the server started and has not left politely.
@@ -86,11 +91,18 @@ class SessionState:
     status: Literal["running", "finished", "aborted"] = "running"
     reason: str = ""
     round: RoundState | None = None
+    attempt: int = 0
+    excused: frozenset[ClientId] = frozenset()
     told: Mapping[str, float] = field(default_factory=dict)
     deltas: tuple[Delta, ...] = ()
     members: Mapping[ClientId, Member] = field(default_factory=dict)
     now: float = 0.0
     world: float | None = None
+
+    @property
+    def willing(self) -> list[ClientId]:
+        """Those present who can be asked for the next round, in canonical order."""
+        return [node for node in self.present if node not in self.excused]
 
     @property
     def present(self) -> list[ClientId]:
@@ -104,10 +116,12 @@ def waiting_for(terms: Terms, state: SessionState) -> str:
         away = [node for node, member in state.members.items() if not member.delivered]
         return f"{', '.join(canonical(away))} to fetch the final model" if away else ""
     if state.round is None:
-        missing = max(terms.minimum_nodes, terms.least) - len(state.present)
+        missing = max(terms.minimum_nodes, terms.least) - len(state.willing)
         return f"{missing} more node{'s' if missing > 1 else ''} to join" if missing > 0 else ""
     if state.round.closing:
         return f"round {state.round.number} to be added up"
+    if state.round.sum is not None:
+        return state.round.sum.waiting_for(state.round.number)
     if not state.round.missing:
         return f"a node that has not been asked for round {state.round.number}; all others failed, declined or left"
     nodes = ", ".join(state.round.missing)

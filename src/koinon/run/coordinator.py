@@ -15,7 +15,7 @@ import msgspec
 from koinon.core.errors import ClientFailed, ProtocolViolation
 from koinon.core.noise import Noise
 from koinon.core.statistics import Metrics, merge, values
-from koinon.core.types import ClientId, finite
+from koinon.core.types import ClientId, Vector, finite
 from koinon.durable import checkpoint
 from koinon.durable.checkpoint import ServerState
 from koinon.durable.deltas import HEAD
@@ -24,9 +24,10 @@ from koinon.durable.history import Participation, RoundRecord, RunInfo
 from koinon.durable.secret import noise_of
 from koinon.durable.spending import Release
 from koinon.durable.spool import Spool
-from koinon.durable.store import Durable, Evaluated, Store
-from koinon.evaluate.evaluation import central
+from koinon.durable.store import EVERYBODY, Durable, Evaluated, Store
+from koinon.evaluate.evaluation import central, of_evaluation, of_training
 from koinon.federation import Federation
+from koinon.protocol import round as rounds
 from koinon.protocol import session
 from koinon.protocol.events import (
     Arrived,
@@ -49,15 +50,14 @@ from koinon.protocol.round import RoundState
 from koinon.protocol.state import SessionState, Terms
 from koinon.run.allocator import give_back
 from koinon.run.settings import Settings
+from koinon.run.summing import Total, merged, opened, scheme, together
 from koinon.run.traffic import Traffic
 from koinon.run.work import EncodedRows, advance, aggregated, decision, draw, first_state, held, shared, suspicion
+from koinon.secure.server import Host
 from koinon.strategy.protection import check_enough
-from koinon.update.codec import OnDisk, Shared
+from koinon.update.codec import Codec, OnDisk, Shared
 from koinon.update.stage import Told
 from koinon.view.progress import Progress, Quiet
-
-TRAINING = "train_"
-"""Prefix of the names of metrics of local training."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,23 @@ class _Reduced:
     metrics: dict[str, float]
     suspicion: dict[ClientId, Mapping[str, float]]
     decision: str
+    training: Metrics
+    evaluation: Metrics
+    spoiled: str
+
+
+@dataclass(frozen=True)
+class _Added:
+    """A round's updates as one: the server's state with what its rule remembers, the update, and a weight for each client.
+
+    Where they were added up secretly: what is known of each group, or why nothing is.
+    """
+
+    state: ServerState
+    total: Vector
+    weights: Sequence[float]
+    totals: Sequence[Total] = ()
+    spoiled: str = ""
 
 
 @dataclass
@@ -93,6 +110,7 @@ class Coordinator:
         clock: Seconds from any origin, for the history only; the protocol is told the time by ticks.
         progress: Told what happens.
         aside: Does what nobody waits for, on any thread; by default at once.
+        identities: Nodes' public keys, by name, as they are when asked for; needed where updates are added up secretly.
     """
 
     federation: Federation
@@ -102,15 +120,19 @@ class Coordinator:
     clock: Callable[[], float]
     progress: Progress = field(default_factory=Quiet)
     aside: Callable[[Callable[[], None]], object] = lambda work: work()
+    identities: Mapping[ClientId, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         codec, layout = self.federation.strategy.codec, self.shared(0).layout
         self.noise = noise_of(self.store.folder) if self.federation.protections else Noise.seeded(self.info.seed)
-        self.spool = Spool(self.store.spool, codec, self.shared, most_bytes=codec.most(layout))
+        secure = scheme(self.federation)
+        host = None if secure is None else Host(self.info.id, self.identities, secure, layout.length)
+        self.spool = Spool(*self.spooled())
         self.terms = Terms(
             rounds=self.info.rounds,
             draw=self._draw,
             update_bytes=codec.size(layout),
+            host=host,
             secret_cohort=self.federation.strategy.secret_cohort,
             least=self.federation.strategy.least,
             **{name: getattr(self.settings, name) for name in Settings.__dataclass_fields__},
@@ -126,6 +148,13 @@ class Coordinator:
         """What a round's nodes and this server know alike of what travels."""
         return shared(self.federation, self.info.seed, round)
 
+    def spooled(self) -> tuple[Path, Codec | None, Callable[[int], Shared], int]:
+        """What the spool is made with: masked updates have no codec that could read them."""
+        codec, layout, secure = self.federation.strategy.codec, self.shared(0).layout, scheme(self.federation)
+        if secure is None:
+            return self.store.spool, codec, self.shared, codec.most(layout)
+        return self.store.spool, None, self.shared, secure.most_bytes(layout.length)
+
     def handle(self, *events: Event) -> list[Out]:
         """Take events through the protocol; returns what is to be sent and done, in order.
 
@@ -139,11 +168,11 @@ class Coordinator:
         closed: list[RoundState] = []
         for event in events:
             if isinstance(event, Closed) and state.round is not None and event.round == state.round.number:
-                closed.append(state.round)
+                closed.append(rounds.ended(state.round, event.spoiled)[0])
             state, more = session.step(self.terms, state, event)
             effects.extend(more)
         records = [self._record(round) for round in closed]
-        self.store.persist(*records, *self._durable(effects))
+        self.store.persist(*records, *self._durable(effects), *self._told_in_sums(closed))
         for round, record in zip(closed, records, strict=True):
             self._closed(round, record)
         out = self._carried_out(effects)
@@ -240,9 +269,15 @@ class Coordinator:
                 yield effect.record
                 yield from self._evaluated(effect.record)
 
+    def _told_in_sums(self, closed: Sequence[RoundState]) -> Iterator[Evaluated]:
+        """What nodes said of the model before, where only the sum of it is known."""
+        for round in closed:
+            if self._reduced is not None and self._reduced.evaluation:
+                yield Evaluated(round.number - 1, EVERYBODY, self._reduced.evaluation)
+
     def _evaluated(self, record: Record) -> Iterator[Evaluated]:
-        if isinstance(record, Settled) and record.offer is not None:
-            if metrics := _evaluation(record.offer.metrics):
+        if isinstance(record, Settled) and record.offer is not None and self.terms.host is None:
+            if metrics := of_evaluation(record.offer.metrics):
                 yield Evaluated(record.round - 1, record.node, metrics)
         elif isinstance(record, HandedOver) and record.message.metrics:
             yield Evaluated(self.info.rounds, record.node, record.message.metrics)
@@ -281,33 +316,64 @@ class Coordinator:
             self.progress.replied(record.round, record.node, record.outcome, record.reason)
 
     def _add_up(self, job: Close) -> Closed:
-        learner, strategy = self.federation.learner, self.federation.strategy
+        learner = self.federation.learner
         state, change = checkpoint.load(self.store.checkpoint(job.round - 1)), None
-        if job.accepted or self.federation.protections:
-            paths = [
-                self.spool.path(job.round, node, offer.update.digest)
-                for node, offer in zip(job.accepted, job.offers, strict=True)
-            ]
-            weights = [offer.weight for offer in job.offers]
-            encoded = EncodedRows(strategy.codec, [OnDisk(path) for path in paths], weights, self.shared(job.round))
-            rows = held(self.federation, encoded)
-            state, total = aggregated(self.federation, self.info.seed, job.round, state, job.accepted, rows)
-            state, change = advance(self.federation, self.info.seed, self.noise, job.round, state, total, rows.weights)
+        added = self._summed(job, state) if self.terms.host is not None else self._reduced_alone(job, state)
+        if added.weights or self.federation.protections:
+            state, change = advance(
+                self.federation, self.info.seed, self.noise, job.round, added.state, added.total, added.weights
+            )
             if not finite(state.model):
                 raise ClientFailed(f"the model after round {job.round} is not finite; bound updates by kn.Clip")
         checkpoint.save(self.store.checkpoint(job.round), state)
         metrics = central(learner, self.federation.evaluation, state.model, job.round, self.info.rounds)
         model = self._blob(state)
         known = suspicion(self.federation, state, job.accepted), decision(self.federation, state)
-        self._reduced = _Reduced(model.digest, values(metrics or {}), *known)
+        told = merged(added.totals)
+        self._reduced = _Reduced(
+            model.digest, values(metrics or {}), *known, of_training(told), of_evaluation(told), added.spoiled
+        )
         delta = None if change is None else self.store.deltas.keep(job.round, self.state.model.digest, change)
-        return Closed(job.round, model, self._told(state), delta)
+        return Closed(job.round, model, self._told(state), delta, added.spoiled)
+
+    def _reduced_alone(self, job: Close, state: ServerState) -> _Added:
+        """The round's updates, each of which is seen, as one."""
+        encoded = EncodedRows(
+            self.federation.strategy.codec,
+            self._arrived(job),
+            [offer.weight for offer in job.offers],
+            self.shared(job.round),
+        )
+        rows = held(self.federation, encoded)
+        state, total = aggregated(self.federation, self.info.seed, job.round, state, job.accepted, rows)
+        return _Added(state, total, rows.weights)
+
+    def _summed(self, job: Close, state: ServerState) -> _Added:
+        """The round's updates, of which only sums are known, as one; zeros if there is none."""
+        host, spoiled = self.terms.host, job.failed
+        assert host is not None
+        masked = dict(zip(job.accepted, self._arrived(job), strict=True))
+        try:
+            totals = [opened(self.federation, opening, masked) for opening in job.openings]
+            state, total, weights = together(self.federation, self.info.seed, job.round, state, totals)
+        except (ProtocolViolation, ClientFailed) as error:
+            totals, spoiled = [], str(error)
+            state, total, weights = together(self.federation, self.info.seed, job.round, state, ())
+        return _Added(state, total, weights, totals, spoiled)
+
+    def _arrived(self, job: Close) -> list[OnDisk]:
+        """What the accepted nodes sent."""
+        return [
+            OnDisk(self.spool.path(job.round, node, offer.update.digest))
+            for node, offer in zip(job.accepted, job.offers, strict=True)
+        ]
 
     def _record(self, round: RoundState) -> RoundRecord:
         """What a round that is closed came to; to be made durable before anyone hears of its model."""
         assert self._reduced is not None
         reasons = {part.node: part.reason for part in self.store.settled(round.number)}
-        training = merge(_training(offer.metrics) for offer in (round.offers[node] for node in round.accepted))
+        offers = (round.offers[node] for node in round.accepted)
+        training = merge((self._reduced.training, *(of_training(offer.metrics) for offer in offers)))
         return RoundRecord(
             round=round.number,
             digest=self._reduced.digest,
@@ -325,7 +391,9 @@ class Coordinator:
         """A round's record is durable: what led to it is needed no more."""
         self.spool.end(through=round.number)
         self.aside(partial(self._sweep, round.number))
-        if judged := merge(_evaluation(round.offers[node].metrics) for node in round.accepted):
+        assert self._reduced is not None
+        offers = (round.offers[node] for node in round.accepted)
+        if judged := merge((self._reduced.evaluation, *(of_evaluation(offer.metrics) for offer in offers))):
             self.progress.evaluated(round.number - 1, values(judged))
         self.progress.closed(record)
         reach("server between rounds")
@@ -345,11 +413,3 @@ class Coordinator:
             return part
         offer = round.offers[node]
         return msgspec.structs.replace(part, examples=offer.examples, weight=offer.weight, seconds=offer.seconds)
-
-
-def _training(metrics: Metrics) -> Metrics:
-    return {name.removeprefix(TRAINING): value for name, value in metrics.items() if name.startswith(TRAINING)}
-
-
-def _evaluation(metrics: Metrics) -> Metrics:
-    return {name: value for name, value in metrics.items() if not name.startswith(TRAINING)}

@@ -122,7 +122,9 @@ def serve(
     async def main() -> None:
         with progress.following(info):
             aside = partial(asyncio.get_running_loop().run_in_executor, None)
-            coordinator = Coordinator(app.federation, info, store, settings, time.monotonic, progress, aside)
+            coordinator = Coordinator(
+                app.federation, info, store, settings, time.monotonic, progress, aside, roster.keys
+            )
             server = Server(coordinator, roster, linger_s)
             asgi = application(
                 server.handle,

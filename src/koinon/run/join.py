@@ -22,6 +22,7 @@ from koinon.protocol.node import Evaluate, Event, Lost, Quit, Received, Say, Tra
 from koinon.run.outbox import FAREWELL_S, FileChunks, Outbox
 from koinon.run.participant import Job, Out, Participant
 from koinon.run.policy import Policy
+from koinon.run.seat import Mask, Worn
 from koinon.view.log import log
 from koinon.wire.connect import connect
 from koinon.wire.connection import Connection
@@ -187,6 +188,8 @@ class Node:
                 self._policy,
                 time.monotonic,
                 self._attack,
+                welcome.run,
+                self._identity,
             )
         return self._participant
 
@@ -243,7 +246,7 @@ class Node:
     def _do(self, outs: Sequence[Out]) -> None:
         for out in outs:
             match out:
-                case Train() | Evaluate():
+                case Train() | Mask() | Evaluate():
                     self._start(out)
                 case Say():
                     if self._outbox is not None:
@@ -260,7 +263,7 @@ class Node:
     def _chunks(self, upload: Upload) -> FileChunks:
         assert self._participant is not None
         offer: Offer = upload.offer
-        path = self._participant.journal.update(offer.round)
+        path = self._participant.path(offer)
         return FileChunks(offer.update.digest, path, 0, offer.update.size, upload.offset, "node mid upload")
 
     def _start(self, job: Job) -> None:
@@ -280,7 +283,7 @@ class Node:
         assert participant is not None
         try:
             async with self._training:
-                event: Event = await asyncio.to_thread(participant.work, job)
+                event: Event | Worn = await asyncio.to_thread(participant.work, job)
             self._do(participant.handle(event))
         except (OSError, Unavailable) as error:
             log("not durable, so not done: {reason}", logging.ERROR, reason=str(error))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TypeAlias
 from koinon.core.errors import Unavailable
 from koinon.durable.checkpoint import read_span
 from koinon.durable.failpoint import reach
-from koinon.protocol.messages import Chunk, Goodbye, Message
+from koinon.protocol.messages import Chunk, Goodbye, Message, Summing
 from koinon.wire.connection import Connection
 
 FAREWELL_S = 2.0
@@ -51,7 +52,7 @@ Item: TypeAlias = Message | FileChunks
 
 
 class Outbox:
-    """Sends what is put into it, in order, until it is closed.
+    """Sends what is put into it, in order, until it is closed; what many wait for overtakes blobs.
 
     Args:
         connection: Where to.
@@ -62,11 +63,14 @@ class Outbox:
         self._connection = connection
         self._sent = sent
         self._items: asyncio.Queue[Item] = asyncio.Queue()
+        self._urgent: deque[Summing] = deque()
         self._until: float | None = None
         self._patience: asyncio.Timeout | None = None
 
     def put(self, item: Item) -> None:
-        """Send this after what was put before."""
+        """Send this after what was put before; a message of a secure sum, between two pieces of a blob."""
+        if isinstance(item, Summing):
+            self._urgent.append(item)
         self._items.put_nowait(item)
         if isinstance(item, Goodbye) and self._until is None:
             self._until = asyncio.get_running_loop().time() + FAREWELL_S
@@ -90,7 +94,9 @@ class Outbox:
     async def _send(self) -> None:
         while True:
             item = await self._items.get()
-            if isinstance(item, FileChunks):
+            if isinstance(item, Summing):
+                await self._send_urgent()
+            elif isinstance(item, FileChunks):
                 await self._send_all(item)
             else:
                 await self._connection.send(item)
@@ -103,4 +109,10 @@ class Outbox:
         """In a function of its own, since a loop's last chunk would be held until the next item."""
         for chunk in chunks:
             await self._connection.send(chunk)
+            self._sent()
+            await self._send_urgent()
+
+    async def _send_urgent(self) -> None:
+        while self._urgent:
+            await self._connection.send(self._urgent.popleft())
             self._sent()

@@ -5,6 +5,7 @@
 """
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +22,21 @@ from koinon.durable import checkpoint
 from koinon.durable.failpoint import reach
 from koinon.durable.journal import Journal
 from koinon.durable.ledger import Ledger
+from koinon.durable.peers import Peers
 from koinon.durable.secret import noise_of
 from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
 from koinon.protocol import node
 from koinon.protocol.messages import Accepted, Chunk, Declined, Failed, Offer, Task
 from koinon.protocol.node import (
+    Contribute,
     Download,
     Effect,
     Evaluate,
     Evaluated,
     Event,
     GaveUp,
+    Hear,
     Lost,
     NodeState,
     Quit,
@@ -40,6 +44,7 @@ from koinon.protocol.node import (
     Remember,
     Say,
     TakeBack,
+    TakePart,
     Train,
     Trained,
     Upload,
@@ -48,10 +53,14 @@ from koinon.run.attacked import lied
 from koinon.run.gauge import Gauge
 from koinon.run.inbox import Inbox
 from koinon.run.policy import Policy
+from koinon.run.seat import Mask, Seat, Worn
+from koinon.run.summing import scheme
 from koinon.run.work import CODEC, linked, train
+from koinon.secure.shamir import Entropy
 from koinon.view.log import log
+from koinon.wire.identity import Identity
 
-Job: TypeAlias = Train | Evaluate
+Job: TypeAlias = Train | Mask | Evaluate
 Out: TypeAlias = Say | Upload | Quit | Job
 
 
@@ -68,6 +77,9 @@ class Participant:
         policy: What its owner allows.
         clock: Seconds from any origin, to tell how long training took.
         attack: How the node lies, to test a federation; None: it does not.
+        run: Id of the run.
+        identity: The node's own; without one it cannot take part where updates are added up secretly.
+        entropy: Source of its keys there.
     """
 
     federation: Federation
@@ -78,6 +90,9 @@ class Participant:
     policy: Policy
     clock: Callable[[], float]
     attack: Attack | None = None
+    run: str = ""
+    identity: Identity | None = None
+    entropy: Entropy = os.urandom
 
     def __post_init__(self) -> None:
         self.state = NodeState(journal=self.journal.entries())
@@ -88,17 +103,30 @@ class Participant:
         told = 0 if self._protections else len(self.data.train)  # how many examples there are is of the data, too
         self._inbox = Inbox(self.federation, self.seed, self.journal, told)
         self._gauge = Gauge(self.clock)
+        self._seat = self._seated()
 
     def connected(self) -> list[Out]:
         """The server has let the node in."""
         return self.handle(self._inbox.holding())
 
-    def handle(self, event: Event) -> list[Out]:
+    def _seated(self) -> Seat | None:
+        secure = scheme(self.federation)
+        if secure is None or self.identity is None:
+            return None
+        peers = Peers(self.journal.folder.parent / "peers.json", self.policy.identities)
+        return Seat(
+            self.federation, secure, self.run, self.name, self.seed, self.identity, self.journal, peers, self.entropy
+        )
+
+    def handle(self, event: Event | Worn) -> list[Out]:
         """Take an event through the protocol; returns what is to be sent and done, in order.
 
         Raises:
             Unavailable: if something could not be made durable; then the event has not happened.
         """
+        if isinstance(event, Worn):
+            masked = self._seat.masked(event) if self._seat is not None else None
+            return [] if masked is None else self.handle(masked)
         state, effects = node.step(self.state, event)
         before, self.state = self.state, state
         try:
@@ -126,7 +154,11 @@ class Participant:
         checkpoint.export(path, self.federation.learner.layout, model)
         return path
 
-    def work(self, job: Job) -> Event:
+    def path(self, offer: Offer) -> Path:
+        """Where the bytes of an offer are."""
+        return self.journal.masked if offer == self.state.masked else self.journal.update(offer.round)
+
+    def work(self, job: Job) -> Event | Worn:
         """Do a job, on any thread; the event is for `handle`.
 
         Raises:
@@ -135,6 +167,8 @@ class Participant:
         match job:
             case Train():
                 return self._train(job.task)
+            case Mask():
+                return self._mask(job)
             case Evaluate():
                 return Evaluated(job.model.digest, self._judged(job.model.digest))
             case _:
@@ -151,11 +185,34 @@ class Participant:
                     self.journal.take_back(effect.round, CODEC)
                 case Remember():
                     self.journal.remember(effect.round, effect.entry)
+                case TakePart() | Hear() | Contribute():
+                    out.extend(self._summed(effect))
                 case Say() | Upload() | Quit() | Train() | Evaluate():
                     out.append(effect)
                 case _:
                     assert_never(effect)
         return out
+
+    def _summed(self, effect: TakePart | Hear | Contribute) -> list[Out]:
+        """Take what is of a secure sum to the seat; a server that begins one where none is defined is told so."""
+        if self._seat is None:
+            if isinstance(effect, TakePart):
+                return self.handle(
+                    GaveUp(Failed(effect.round, "nothing is added up secretly in this node's definition"))
+                )
+            return []
+        out: list[Out] = []
+        for said in self._seat.take(effect):
+            out.extend(self.handle(said) if isinstance(said, GaveUp) else [said])
+        return out
+
+    def _mask(self, mask: Mask) -> Event | Worn:
+        assert self._seat is not None
+        try:
+            return self._seat.work(mask)
+        except ClientFailed as failure:
+            log("round {round} failed: {reason}", logging.WARNING, round=mask.offer.round, reason=str(failure))
+            return GaveUp(Failed(mask.offer.round, str(failure)))
 
     def _measure(self, event: Event, out: Sequence[Out]) -> None:
         """Tell the gauge what becomes of an update."""
@@ -198,8 +255,8 @@ class Participant:
             return GaveUp(Failed(task.round, f"{type(error).__name__} in training; see the node's log"))
 
     def _judged(self, digest: str) -> Metrics:
-        """The metrics of the final model on this node's held-out data, where nodes are to tell any."""
-        if not self.federation.evaluation.federated:
+        """The metrics of the final model on this node's held-out data, where nodes are to tell any by themselves."""
+        if not self.federation.evaluation.federated or self.federation.strategy.secure is not None:
             return {}
         return on_client(self.federation.learner, self.journal.model(digest), self.data)
 

@@ -4,11 +4,14 @@
 smallest_cohort = 3             # train only where at least this many nodes take part
 definitions = ["9f3c…"]         # run only these federations, by digest; absent: any
 most_rounds = 200               # at most this many rounds in one run; absent: any number
-require_secure_sum = true       # refuse until the server can only see sums of updates
+require_secure_sum = true       # refuse unless the server can only see sums of updates
 require_dp = "client"           # noise on this node's own update; "record": on its records' gradients; "server"; true: any
 most_norm = 1.0                 # refuse unless updates are clipped to this L2 norm; absent: any
 most_epsilon = 3.0              # in all runs together, at `delta`; absent: any
 delta = 1e-5
+
+[peers]                         # with whom updates are added up, and nobody else; absent: whom this node meets first by a name
+st-mary = "ed25519:…"
 """
 
 from collections.abc import Iterable
@@ -22,8 +25,9 @@ from koinon.core import toml
 from koinon.core.errors import PolicyRefused
 from koinon.durable.spending import Release, guarantees
 from koinon.federation import Federation
-from koinon.protocol.messages import Digest
+from koinon.protocol.messages import Digest, Name
 from koinon.strategy.protection import Place
+from koinon.wire.identity import parse_key
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,13 +37,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         smallest_cohort: Fewest nodes asked in a round, this one included, for which this one trains.
         definitions: SHA-256 digests of the federations that may run, or None for any; empty allows none.
         most_rounds: Most rounds of a run, or None for any number.
-        require_secure_sum: Refuse unless the server can only see sums. No server offers this yet: all is refused.
+        require_secure_sum: Refuse unless the server can only see sums.
         require_dp: Refuse unless noise is added: anywhere (true), or by the server to sums (`"server"`), by the node to
             its update (`"client"`) or to its records' gradients (`"record"`).
         most_norm: Largest L2 norm that an update may have before noise, or None for any.
         most_epsilon: Most that may be spent of the privacy of this node's data, in all runs together, for each place
             where noise is added, or None for any.
         delta: At which `most_epsilon` is meant.
+        peers: Names and public keys of those with whom updates are added up secretly, or None for whom this node meets first
+            by a name.
     """
 
     smallest_cohort: Annotated[int, Meta(ge=1)] = 1
@@ -50,6 +56,16 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     most_norm: Annotated[float, Meta(gt=0)] | None = None
     most_epsilon: Annotated[float, Meta(gt=0)] | None = None
     delta: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
+    peers: dict[Name, str] | None = None
+
+    @property
+    def identities(self) -> dict[str, bytes] | None:
+        """The public keys of `peers`.
+
+        Raises:
+            AdmissionError: if one of them is none.
+        """
+        return None if self.peers is None else {name: parse_key(key) for name, key in self.peers.items()}
 
     @classmethod
     def load(cls, path: Path) -> "Policy":
@@ -59,7 +75,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             Unavailable: if the file cannot be read.
             AdmissionError: if it is not TOML, or has an unknown setting or a value that the setting cannot take.
         """
-        return toml.read(path, cls, "policy")
+        policy = toml.read(path, cls, "policy")
+        policy.identities  # noqa: B018  # a malformed key is told when the file is read
+        return policy
 
     def check_join(self, federation: Federation, rounds: int) -> None:
         """Whether the owner allows a run.
@@ -71,7 +89,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             PolicyRefused: naming the setting and what was asked.
         """
-        self._check_protection()
+        if self.require_secure_sum and federation.strategy.secure is None:
+            raise PolicyRefused("the owner's policy: require_secure_sum = true, and the run has no secure sum")
         if self.definitions is not None and federation.digest not in self.definitions:
             raise PolicyRefused(f"the owner's policy: definitions does not list {federation.digest}, which the run has")
         self._check_rounds(rounds, f"a run of {rounds} rounds")
@@ -87,7 +106,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             PolicyRefused: naming the setting and what was asked.
         """
-        self._check_protection()
         if cohort < self.smallest_cohort:
             raise PolicyRefused(
                 f"the owner's policy: smallest_cohort = {self.smallest_cohort} forbids a cohort of {cohort}"
@@ -107,10 +125,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
                 raise PolicyRefused(
                     f"the owner's policy: most_epsilon = {self.most_epsilon:g}, and with this round it would be {guarantee}"
                 )
-
-    def _check_protection(self) -> None:
-        if self.require_secure_sum:
-            raise PolicyRefused("the owner's policy: require_secure_sum = true, and the server offers no secure sum")
 
     def _check_noise(self, federation: Federation) -> None:
         places = [protection.place for protection in federation.protections]

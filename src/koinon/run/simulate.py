@@ -15,7 +15,7 @@ from koinon.durable import checkpoint
 from koinon.durable.checkpoint import ServerState
 from koinon.durable.history import RoundRecord, RunInfo
 from koinon.durable.spending import Release
-from koinon.durable.store import Store
+from koinon.durable.store import EVERYBODY, Evaluated, Store
 from koinon.evaluate.evaluation import central, on_client
 from koinon.federation import Federation
 from koinon.privacy.admission import fault_of_delta
@@ -34,6 +34,7 @@ from koinon.run.conversation import Conversation
 from koinon.run.engine import Engine, InProcess, MakeEngine
 from koinon.run.gathered import Gathered
 from koinon.run.result import Run
+from koinon.run.secretly import gathered as gather
 from koinon.run.work import (
     ClientState,
     Local,
@@ -179,7 +180,8 @@ class _Simulation:
             record = next(effect.record for effect in effects if isinstance(effect, Persist))
             assert isinstance(record, RoundOpened)
             cohort, effects = record.cohort, self._round(record)
-        if self.federation.evaluation.federated and cohort:
+        alone = self.federation.evaluation.federated and self.federation.strategy.secure is None
+        if alone and cohort:
             for client in cohort:
                 metrics = on_client(self.federation.learner, self.server.model, self.population[client])
                 self.store.evaluated(self.info.rounds, client, metrics)
@@ -202,13 +204,14 @@ class _Simulation:
         began = time.perf_counter()
         self.store.persist(opened)
         self.progress.opened(opened.round, opened.cohort)
-        gathered, change, closing = Gathered(self.federation, self.info.seed, opened.round), None, not opened.cohort
+        gathered = gather(self.federation, self.info.seed, opened.round, opened.cohort)
+        change, closing = None, not opened.cohort
         states = {client: self._client_state(client) for client in opened.cohort}
         model, told = self.server.model, self.conversation.state.told
         if opened.cohort:
             for client, result in self.engine.train(opened.round, opened.cohort, model, states, told):
                 closing |= self._take(opened.round, gathered, client, result)
-        if not closing:
+        if not closing or not gathered.complete():
             raise ClientFailed(gathered.shortage())
         if opened.cohort or self.federation.protections:
             self.server, change = gathered.advanced(self.server)
@@ -247,7 +250,7 @@ class _Simulation:
             decision=decision(self.federation, self.server),
             network_s=self._waited(gathered),
         )
-        self.store.close_round(record)
+        self.store.persist(record, *self._told_in_sum(gathered))
         self.store.drop_checkpoints(before=opened.round)
         if gathered.evaluated:
             self.progress.evaluated(opened.round - 1, values(gathered.evaluated))
@@ -258,6 +261,12 @@ class _Simulation:
             if isinstance(effect, Persist) and isinstance(effect.record, RunEnded):
                 self.store.persist(effect.record)
         return effects
+
+    def _told_in_sum(self, gathered: Gathered) -> tuple[Evaluated, ...]:
+        """What clients say of the model before, where only the sum of it is known."""
+        if self.federation.strategy.secure is None or not gathered.evaluated:
+            return ()
+        return (Evaluated(gathered.round - 1, EVERYBODY, gathered.evaluated),)
 
     def _waited(self, gathered: Gathered) -> float | None:
         """Seconds that the slowest client's bytes would have been under way; None where there is no network."""

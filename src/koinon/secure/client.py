@@ -165,7 +165,9 @@ def _begun(party: Party, state: ClientState, round: int, update: int, entropy: E
     if round <= last:
         raise ProtocolViolation(f"round {round} is over: this client has begun round {last}")
     if state.round is not None and state.round.update == update and state.round.agreed is not None:
-        raise ProtocolViolation(f"this client has signed a survivor set for its update {update} already, in round {last}")
+        raise ProtocolViolation(
+            f"this client has signed a survivor set for its update {update} already, in round {last}"
+        )
     secrets = Secrets(*(entropy(SEED_BYTES) for _ in range(3)))
     channel, mask = KeyPair.of(secrets.channel).public, KeyPair.of(secrets.mask).public
     signature = party.sign(keys.to_sign(party.run, round, party.name, keys.keys_digest(channel, mask)))
@@ -294,7 +296,9 @@ def _checked_cohort(party: Party, progress: Progress, message: Invitation) -> Co
         )
     for entry in message.cohort:
         if entry.identity != party.trusted.get(entry.name, entry.identity):
-            raise ProtocolViolation(f"{entry.name} is said to have another identity than this client trusts by that name")
+            raise ProtocolViolation(
+                f"{entry.name} is said to have another identity than this client trusts by that name"
+            )
         signed = keys.to_sign(party.run, progress.number, entry.name, entry.keys)
         keys.verified(party.trusted, entry.name, signed, entry.signature)
     if message.neighbours.keys() != cohort.neighbours(party.name):

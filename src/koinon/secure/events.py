@@ -82,7 +82,13 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Elapsed:
-    """Who has not answered yet will not be waited for; in the phase "opened", `Open` is wanted again."""
+    """Who has not answered yet will not be waited for; in the phase "opened", `Open` is wanted again.
+
+    Attributes:
+        group: In which of a round's groups; None: in all of them.
+    """
+
+    group: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

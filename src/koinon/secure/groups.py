@@ -29,17 +29,25 @@ class HallState(msgspec.Struct, frozen=True):
     groups: tuple[ServerState, ...] = ()
 
     @property
+    def rooms(self) -> tuple[ServerState, ...]:
+        """The groups, or the lobby as long as there are none."""
+        return self.groups or (self.lobby,)
+
+    @property
     def over(self) -> bool:
         """Whether every group is opened or aborted."""
-        states = self.groups or (self.lobby,)
-        return all(state.phase in _LAST for state in states)
+        return all(state.phase in _LAST for state in self.rooms)
+
+    def room(self, client: ClientId) -> int:
+        """Which group a client is in; the first for one that is in none."""
+        return next((number for number, group in enumerate(self.groups) if client in group.adverts), 0)
 
 
 Step = tuple[HallState, tuple[ServerEffect, ...]]
 
 
 def step(host: Host, state: HallState, event: ServerEvent) -> Step:
-    """What happens next; `Elapsed` ends the phase of every group; when all are over, `Open` is wanted again."""
+    """What happens next; `Elapsed` ends the phase of its group or of every one; when all are over, `Open` is wanted again."""
     if not state.groups:
         lobby, effects = server.step(host, state.lobby, event)
         if lobby.phase == "advertise":
@@ -55,12 +63,6 @@ def step(host: Host, state: HallState, event: ServerEvent) -> Step:
         groups[number], more = server.step(host, groups[number], event)
         effects = (*effects, *more)
     return HallState(state.lobby, tuple(groups)), effects
-
-
-def awaited(state: HallState) -> frozenset[ClientId]:
-    """Who can still answer in the phase of their group."""
-    states = state.groups or (state.lobby,)
-    return frozenset().union(*(server.awaited(each) for each in states))
 
 
 def dump(state: HallState) -> bytes:
@@ -84,7 +86,9 @@ def _concerned(state: HallState, event: ServerEvent) -> list[int]:
     """Whose event it is: the client's group, the first for a client that is in none, or every group that is not over."""
     match event:
         case Received(client, _) | Stored(client, _) | Returned(client):
-            return [next((number for number, group in enumerate(state.groups) if client in group.adverts), 0)]
+            return [state.room(client)]
+        case Elapsed(group) if group is not None:
+            return [group]
         case Elapsed():
             waiting = [number for number, group in enumerate(state.groups) if group.phase not in _LAST]
             return waiting or list(range(len(state.groups)))

@@ -10,6 +10,7 @@ from koinon.secure.cohort import Cohort
 from koinon.secure.keys import KeyPair
 from koinon.secure.mask import Words, add_masks
 from koinon.secure.messages import Advert, Reveal, Shares
+from koinon.secure.ring import Ring
 from koinon.secure.shamir import combined
 
 
@@ -18,11 +19,13 @@ class Opening:
     """What to do with the sum.
 
     Attributes:
+        ring: What their updates are encoded in.
         survivors: Whose masked updates it is of, by sorted name.
         plus: Seeds of masks to add.
         minus: Seeds of masks to take away.
     """
 
+    ring: Ring
     survivors: tuple[ClientId, ...]
     plus: tuple[bytes, ...] = field(repr=False)
     minus: tuple[bytes, ...] = field(repr=False)
@@ -65,7 +68,7 @@ def opened(
                 raise ProtocolViolation(f"nobody said how {name} and {dealer} share a mask")
             mask = keys.pair_seed(cohort.setting, own, (dealer, name), adverts[name], pairing)
             (minus if name < dealer else plus).append(mask)  # the first of a pair by name added it
-    return Opening(survivors, tuple(plus), tuple(minus))
+    return Opening(cohort.ring, survivors, tuple(plus), tuple(minus))
 
 
 def _seed(cohort: Cohort, dealer: ClientId, held: Mapping[ClientId, bytes]) -> bytes:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from koinon.core.errors import AdmissionError
 from koinon.secure.graph import Sizes, against_curious_server, against_lying_server
-from koinon.secure.ring import MOST_BITS, Ring, Tally
+from koinon.secure.ring import CHECKS, MOST_BITS, Ring, Tally
 
 _WEIGHT_STEPS = 2**24
 
@@ -110,12 +110,20 @@ class SecureSum:
         find = against_lying_server if self.server == "lying" else against_curious_server
         return find(clients, self.corrupt, self.dropout, self.security)
 
+    def most_bytes(self, length: int) -> int:
+        """Bytes on the wire of a masked update `[length]` at most, among however many clients."""
+        widest = max(tally.levels.bit_length() for tally in (self._weight, *self.tallies)) + 1
+        return -(-self.bits // 8) * (length + widest * (1 + len(self.tallies)) + CHECKS)
+
+    @property
+    def _weight(self) -> Tally:
+        return Tally(self.max_weight, self.max_weight / _WEIGHT_STEPS)
+
     def ring(self, clients: int, length: int) -> Ring:
         """How the weighted vectors `[length]` of so many clients are encoded; the first tally is the weight.
 
         Raises:
             AdmissionError: if their sum could overflow, with the bits that it needs.
         """
-        weight = Tally(self.max_weight, self.max_weight / _WEIGHT_STEPS)
-        tallies = (weight, *self.tallies)
+        tallies = (self._weight, *self.tallies)
         return Ring(self.bits, clients, self.clip * self.max_weight, length, self.step, tallies)

@@ -24,7 +24,19 @@ from koinon.core.errors import AdmissionError, ProtocolViolation, VerificationFa
 from koinon.core.types import ClientId
 from koinon.secure import keys
 from koinon.secure.cohort import Cohort
-from koinon.secure.events import Abort, Elapsed, Keep, Open, Received, Refuse, Returned, ServerEffect, ServerEvent, Stored, Tell
+from koinon.secure.events import (
+    Abort,
+    Elapsed,
+    Keep,
+    Open,
+    Received,
+    Refuse,
+    Returned,
+    ServerEffect,
+    ServerEvent,
+    Stored,
+    Tell,
+)
 from koinon.secure.messages import (
     Advert,
     Agreed,
@@ -299,7 +311,7 @@ def _told(host: Host, state: ServerState, phase: Phase) -> Step:
 
 def _again(host: Host, state: ServerState, client: ClientId) -> tuple[ServerEffect, ...]:
     """What the client was told last, if it still is to answer."""
-    if state.phase in ("advertise", "advertised", "opened", "aborted") or client not in _expected(state):
+    if state.phase == "advertise" or client not in awaited(state):
         return ()
     return (Tell(client, _messages(host, state)(client)),)
 

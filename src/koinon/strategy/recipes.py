@@ -2,7 +2,7 @@
 
 All take `sample` (who takes part), `stages` (an update's way; the default weights by examples, `()` gives every
 client an equal say), `codec`, `downlink` (a codec for what changes of the model; None: nodes are sent the model),
-`reducer`, and `server`: a callable from parameters to a `torch.optim.Optimizer`.
+`secure` (how updates are added up so that the server learns only their sum; None: it sees each), `reducer`, and `server`: a callable from parameters to a `torch.optim.Optimizer`.
 """
 
 import functools
@@ -13,6 +13,7 @@ import torch
 from koinon.aggregate.mean import Mean
 from koinon.aggregate.reducer import Reducer
 from koinon.learn.corrections import Proximal
+from koinon.secure.secure_sum import SecureSum
 from koinon.server.optimizer import MakeServerOptimizer, ServerOptimizer
 from koinon.server.sampling import Everyone, Sampler
 from koinon.server.yogi import Yogi
@@ -29,6 +30,7 @@ def fedavg(
     stages: Sequence[Stage] = _BY_EXAMPLES,
     codec: Codec = Float32(),
     downlink: Codec | None = None,
+    secure: SecureSum | None = None,
     reducer: Reducer = Mean(),
     server: MakeServerOptimizer = functools.partial(torch.optim.SGD, lr=1.0),
 ) -> Strategy:
@@ -36,7 +38,16 @@ def fedavg(
 
     Source: McMahan et al., "Communication-efficient learning of deep networks from decentralized data" (2017).
     """
-    return Strategy("fedavg", sample, Chain(tuple(stages)), codec, reducer, ServerOptimizer(server), downlink=downlink)
+    return Strategy(
+        "fedavg",
+        sample,
+        Chain(tuple(stages)),
+        codec,
+        reducer,
+        ServerOptimizer(server),
+        downlink=downlink,
+        secure=secure,
+    )
 
 
 def diloco(
@@ -44,6 +55,7 @@ def diloco(
     stages: Sequence[Stage] = (),
     codec: Codec = Float32(),
     downlink: Codec | None = None,
+    secure: SecureSum | None = None,
     reducer: Reducer = Mean(),
     server: MakeServerOptimizer = functools.partial(torch.optim.SGD, lr=0.7, momentum=0.9, nesterov=True),
 ) -> Strategy:
@@ -54,7 +66,16 @@ def diloco(
 
     Source: Douillard et al., "DiLoCo: distributed low-communication training of language models" (2023), algorithm 1.
     """
-    return Strategy("diloco", sample, Chain(tuple(stages)), codec, reducer, ServerOptimizer(server), downlink=downlink)
+    return Strategy(
+        "diloco",
+        sample,
+        Chain(tuple(stages)),
+        codec,
+        reducer,
+        ServerOptimizer(server),
+        downlink=downlink,
+        secure=secure,
+    )
 
 
 def fedprox(
@@ -63,6 +84,7 @@ def fedprox(
     stages: Sequence[Stage] = _BY_EXAMPLES,
     codec: Codec = Float32(),
     downlink: Codec | None = None,
+    secure: SecureSum | None = None,
     reducer: Reducer = Mean(),
     server: MakeServerOptimizer = functools.partial(torch.optim.SGD, lr=1.0),
 ) -> Strategy:
@@ -71,7 +93,7 @@ def fedprox(
     Source: Li et al., "Federated optimization in heterogeneous networks" (2020).
     """
     chain = Chain(tuple(stages))
-    return Strategy("fedprox", sample, chain, codec, reducer, ServerOptimizer(server), Proximal(mu), downlink)
+    return Strategy("fedprox", sample, chain, codec, reducer, ServerOptimizer(server), Proximal(mu), downlink, secure)
 
 
 def fedadam(
@@ -79,6 +101,7 @@ def fedadam(
     stages: Sequence[Stage] = _BY_EXAMPLES,
     codec: Codec = Float32(),
     downlink: Codec | None = None,
+    secure: SecureSum | None = None,
     reducer: Reducer = Mean(),
     server: MakeServerOptimizer = functools.partial(torch.optim.Adam, lr=0.01, betas=(0.9, 0.99), eps=1e-3, fused=True),
 ) -> Strategy:
@@ -86,7 +109,16 @@ def fedadam(
 
     Source: Reddi et al., "Adaptive federated optimization" (2021), algorithm 2; tau is `eps`.
     """
-    return Strategy("fedadam", sample, Chain(tuple(stages)), codec, reducer, ServerOptimizer(server), downlink=downlink)
+    return Strategy(
+        "fedadam",
+        sample,
+        Chain(tuple(stages)),
+        codec,
+        reducer,
+        ServerOptimizer(server),
+        downlink=downlink,
+        secure=secure,
+    )
 
 
 def fedyogi(
@@ -94,6 +126,7 @@ def fedyogi(
     stages: Sequence[Stage] = _BY_EXAMPLES,
     codec: Codec = Float32(),
     downlink: Codec | None = None,
+    secure: SecureSum | None = None,
     reducer: Reducer = Mean(),
     server: MakeServerOptimizer = functools.partial(Yogi, lr=0.01, betas=(0.9, 0.99), eps=1e-3),
 ) -> Strategy:
@@ -101,7 +134,16 @@ def fedyogi(
 
     Source: Reddi et al., "Adaptive federated optimization" (2021), algorithm 2.
     """
-    return Strategy("fedyogi", sample, Chain(tuple(stages)), codec, reducer, ServerOptimizer(server), downlink=downlink)
+    return Strategy(
+        "fedyogi",
+        sample,
+        Chain(tuple(stages)),
+        codec,
+        reducer,
+        ServerOptimizer(server),
+        downlink=downlink,
+        secure=secure,
+    )
 
 
 def fedadagrad(
@@ -109,6 +151,7 @@ def fedadagrad(
     stages: Sequence[Stage] = _BY_EXAMPLES,
     codec: Codec = Float32(),
     downlink: Codec | None = None,
+    secure: SecureSum | None = None,
     reducer: Reducer = Mean(),
     server: MakeServerOptimizer = functools.partial(torch.optim.Adagrad, lr=0.01, eps=1e-3),
 ) -> Strategy:
@@ -117,5 +160,12 @@ def fedadagrad(
     Source: Reddi et al., "Adaptive federated optimization" (2021), algorithm 2.
     """
     return Strategy(
-        "fedadagrad", sample, Chain(tuple(stages)), codec, reducer, ServerOptimizer(server), downlink=downlink
+        "fedadagrad",
+        sample,
+        Chain(tuple(stages)),
+        codec,
+        reducer,
+        ServerOptimizer(server),
+        downlink=downlink,
+        secure=secure,
     )

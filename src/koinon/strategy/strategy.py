@@ -1,6 +1,6 @@
 """A strategy: everything about a federation but the model and the data."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from koinon.aggregate.mean import Mean
 from koinon.aggregate.reducer import Reducer
@@ -8,9 +8,11 @@ from koinon.aggregate.rule import Rule
 from koinon.core.errors import AdmissionError
 from koinon.core.types import Spec
 from koinon.learn.corrections import Correction
+from koinon.secure.secure_sum import SecureSum
 from koinon.server.optimizer import ServerOptimizer
 from koinon.server.sampling import Everyone, Poisson, Sampler
 from koinon.strategy.protection import check_noise, check_separation, expected_cohort, separation_of
+from koinon.strategy.summing import check_secure, fewest, seen
 from koinon.update.codec import Codec, Float32
 from koinon.update.stage import Chain
 
@@ -24,6 +26,7 @@ class Strategy:
         sample: Who takes part in a round.
         stages: What happens to an update on its way.
         codec: How it becomes bytes.
+        secure: How updates are added up so that the server learns only their sum; None: it sees each of them.
         downlink: How what a round changed of the model becomes bytes; None: nodes are sent the model.
         reducer: How many updates become one.
         server: How the aggregated update changes the model.
@@ -41,6 +44,7 @@ class Strategy:
     server: ServerOptimizer = field(default_factory=ServerOptimizer)
     correction: Correction | None = None
     downlink: Codec | None = None
+    secure: SecureSum | None = None
 
     def __post_init__(self) -> None:
         self.admit()
@@ -76,7 +80,18 @@ class Strategy:
     @property
     def least(self) -> int:
         """Updates without which a round cannot be added up."""
+        return self.least_rows if self.scheme is None else fewest(self.scheme, self.least_rows)
+
+    @property
+    def least_rows(self) -> int:
+        """Updates, or sums of groups, that the rule needs."""
         return self.reducer.least if isinstance(self.reducer, Rule) else 1
+
+    @property
+    def scheme(self) -> SecureSum | None:
+        """The secure sum, with the largest weight that the stages allow."""
+        bound = self.promised.weight_bound
+        return None if self.secure is None or bound is None else replace(self.secure, max_weight=bound)
 
     def carried(self, length: int) -> int:
         """Coordinates of an update on its way, for a model of `length`: as many, and one more where clipped ones are counted."""
@@ -89,7 +104,9 @@ class Strategy:
             AdmissionError: from the first part that does not fit, naming the cure.
         """
         spec = self.promised
-        self.reducer.admit(spec)
+        if self.secure is not None:
+            check_secure(self.secure, spec, self.sample, self.codec, self.reducer)
+        self.reducer.admit(seen(self.secure, spec))
         check_noise(spec, self.reducer)
         check_separation(self.stages, self.sample)
         if spec.tally is not None and (self.codec.claims.kept < 1 or self.codec.claims.variance > 0):
@@ -97,4 +114,4 @@ class Strategy:
                 f"{type(self.codec).__name__} would lose AdaptiveClip's count, or its neighbours' values beside it; use Float32() "
                 "or a clip of fixed norm"
             )
-        return self.codec.admit(spec)
+        return replace(self.codec.admit(spec), visible=self.secure is None)

@@ -89,7 +89,7 @@ class FaultySpool(Spool):
     """A spool on such a disk."""
 
     def __init__(
-        self, folder: Path, codec: Codec, shared: Callable[[int], Shared], most_bytes: int, disk: Disk
+        self, folder: Path, codec: Codec | None, shared: Callable[[int], Shared], most_bytes: int, disk: Disk
     ) -> None:
         super().__init__(folder, codec, shared, most_bytes)
         self.disk = disk
@@ -117,6 +117,11 @@ class FaultyJournal(Journal):
 
     def _append(self, path: Path, data: bytes) -> None:
         self.disk.append(path, data)
+
+    def keep_masked(self, data: bytes) -> Blob:
+        """Write a masked update."""
+        with self.disk.writing():
+            return super().keep_masked(data)
 
     def keep(self, round: int, encoded: bytes | memoryview, state: Mapping[str, torch.Tensor]) -> Blob:
         """Write an update."""

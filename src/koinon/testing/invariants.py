@@ -16,14 +16,31 @@ from koinon.core.types import ClientId, canonical
 from koinon.durable import checkpoint
 from koinon.durable.history import RoundRecord
 from koinon.durable.journal import Journal
+from koinon.federation import Federation
 from koinon.protocol import node as on_node
 from koinon.protocol.events import Arrived, Disconnect, Event, RoundOpened, Send
-from koinon.protocol.messages import Accepted, Chunk, Finished, FromNode, Offer, Refused, Task
+from koinon.protocol.messages import (
+    ATTEMPTS,
+    CHUNK_BYTES,
+    Accepted,
+    Chunk,
+    Finished,
+    FromNode,
+    Offer,
+    Refused,
+    Summing,
+    Task,
+)
 from koinon.run.coordinator import Coordinator, Job, Out, Seal
+from koinon.run.seat import Worn
+from koinon.run.summing import contribution
+from koinon.secure import messages
+from koinon.secure.ring import Ring
 from koinon.testing.network import Link
-from koinon.testing.toy import decoded, handed_down
+from koinon.testing.toy import LENGTH, decoded, handed_down
+from koinon.update.codec import InMemory
 
-_DISHONEST = ("digest", "NaN", "different", "bytes", "decoded", "asked")
+_DISHONEST = ("digest", "NaN", "different", "bytes", "decoded", "was not asked")
 """Words in refusals that an honest node must never hear."""
 
 _FAREWELLS = ("the run is over", "the run was aborted", "until next time")
@@ -54,6 +71,7 @@ class Observer:
         models: The model after each closed round, as raw little-endian float32; 0 is the start.
         completed: Closed rounds.
         status: How the run stands.
+        federation: What is trained.
     """
 
     run: Path
@@ -62,8 +80,12 @@ class Observer:
     models: dict[int, bytes] = field(default_factory=dict)
     completed: int = 0
     status: str = "running"
+    federation: Federation | None = None
     _updates: dict[str, bytes] = field(default_factory=dict)
-    _offers: dict[tuple[ClientId, int], str] = field(default_factory=dict)
+    _offers: dict[tuple[ClientId, int], set[str]] = field(default_factory=dict)
+    _trained: dict[tuple[ClientId, int], Offer] = field(default_factory=dict)
+    _rings: dict[str, Ring] = field(default_factory=dict)
+    _said: dict[tuple[ClientId, int, str], bytes] = field(default_factory=dict)
     _promised: set[tuple[int, ClientId]] = field(default_factory=set)
     _settled: dict[tuple[int, ClientId], tuple[str, bytes | None]] = field(default_factory=dict)
     _records: dict[int, str] = field(default_factory=dict)
@@ -83,13 +105,24 @@ class Observer:
     def heard(self, node: ClientId, message: FromNode) -> None:
         """The server reads a message that a node wrote."""
         if isinstance(message, Offer):
-            known = self._offers.get((node, message.round))
-            require(known == message.update.digest, f"{node}'s offer for round {message.round} is not what it offered")
+            known = self._offers.get((node, message.round), set())
+            require(message.update.digest in known, f"{node}'s offer for round {message.round} is not what it offered")
 
-    def made(self, node: ClientId, event: on_node.Event, journal: Journal) -> None:
+    @property
+    def secret(self) -> bool:
+        """Whether updates are added up secretly."""
+        return self.federation is not None and self.federation.strategy.secure is not None
+
+    def made(self, node: ClientId, event: on_node.Event | Worn, journal: Journal) -> None:
         """A node has worked."""
-        if isinstance(event, on_node.Trained):
+        if isinstance(event, Worn):
+            if event.offer is None:
+                return
+            self._updates[event.offer.update.digest] = journal.masked.read_bytes()
+            self._rings[event.offer.update.digest] = event.mask.ring
+        elif isinstance(event, on_node.Trained):
             offer = event.offer
+            self._trained[node, offer.round] = offer
             self._updates[offer.update.digest] = journal.update(offer.round).read_bytes()
             before = sum(1 for round in journal.entries() if round < offer.round)
             tally = offer.metrics["train_tally"].value
@@ -97,8 +130,23 @@ class Observer:
 
     def offered(self, node: ClientId, offer: Offer) -> None:
         """A node offers an update."""
-        digest = self._offers.setdefault((node, offer.round), offer.update.digest)
-        require(digest == offer.update.digest, f"{node} offers a second, different update for round {offer.round}")
+        offered = self._offers.setdefault((node, offer.round), set())
+        offered.add(offer.update.digest)
+        require(self.secret or len(offered) == 1, f"{node} offers a second, different update for round {offer.round}")
+        plain = self._trained.get((node, offer.round))
+        hidden = not self.secret or plain is None or plain.update.digest != offer.update.digest
+        require(hidden and (not self.secret or not offer.metrics), f"{node} tells what only a sum may tell")
+
+    def summing(self, node: ClientId, said: Summing) -> None:
+        """A node says something in a secure sum: it signs once for an update, and never reveals both shares of anybody."""
+        message = messages.decode(said.message, messages.FromClient, CHUNK_BYTES)
+        if isinstance(message, messages.Agreed | messages.Reveal):
+            kind, round = type(message).__name__, (message.round - 1) // ATTEMPTS + 1
+            first = self._said.setdefault((node, round, kind), said.message)
+            require(first == said.message, f"{node} says a second, different {kind} for its update of round {round}")
+        if isinstance(message, messages.Reveal):
+            both = message.self_masks.keys() & message.mask_keys.keys()
+            require(not both, f"{node} reveals both shares of {', '.join(sorted(both))}")
 
     def uploaded(self, node: ClientId, chunk: Chunk) -> None:
         """A node sends a piece of an update."""
@@ -166,11 +214,13 @@ class Observer:
     def look_back(self) -> None:
         """What must be on the disk when nothing moves any more, beside what must be there always."""
         evaluated = set(self._rows("SELECT round, node FROM evaluations"))
+        if self.secret:
+            evaluated |= {(round - 1, node) for round, node in self._settled}
         for (round, node), (outcome, _) in self._settled.items():
             held = outcome != "accepted" or (round - 1, node) in evaluated
             require(held, f"what {node} said of the model after round {round - 1} is lost")
         for (node,) in self._rows("SELECT node FROM handed_over"):
-            require((self.completed, node) in evaluated, f"what {node} said of the final model is lost")
+            require(self.secret or (self.completed, node) in evaluated, f"what {node} said of the final model is lost")
         left = [path.name for path in (self.run / "spool").glob("round-*") if int(path.name[6:]) <= self.completed]
         require(not left, f"the spool still has {left} after {self.completed} rounds")
 
@@ -211,20 +261,11 @@ class Observer:
         require(len(set(counted)) == len(counted), f"round {round} counts an update twice")
         require(set(counted) == accepted, f"round {round} counts {counted}, accepted are {canonical(accepted)}")
         require(promised <= accepted, f"round {round} forgets acknowledged updates: {canonical(promised - accepted)}")
-        require(len(counted) >= opened.needed, f"round {round} closed with {len(counted)} of {opened.needed}")
+        enough = len(counted) >= opened.needed or (self.secret and not counted)
+        require(enough, f"round {round} closed with {len(counted)} of {opened.needed}")
+        offers = {node: self._counted(round, node) for node in canonical(counted)}
         model = np.frombuffer(self.models[round - 1], "<f4")
-        total, weights = np.zeros(model.size), 0.0
-        for node in canonical(counted):
-            offer = self._settled[round, node][1]
-            require(offer is not None, f"round {round} accepted {node} without an offer")
-            blob = msgspec.msgpack.decode(offer or b"", type=Offer)
-            require(
-                self._offers.get((node, round)) == blob.update.digest, f"{node} never offered what round {round} has"
-            )
-            total += decoded(self._updates[blob.update.digest]).numpy().astype(np.float64) * blob.weight
-            weights += blob.weight
-        mean = model + (total / (weights or 1.0)).astype(np.float32)
-        expected = model
+        mean, expected = model + (self._sum(round, offers) if self.secret else self._mean(offers)), model
         if counted:
             self._downlink, change = handed_down(self._downlink, self.seed, round, torch.from_numpy(mean - model))
             expected = model + change.numpy()
@@ -233,6 +274,36 @@ class Observer:
             self.models[round] == expected.tobytes(), f"the model after round {round} is not the mean as handed down"
         )
         require(record.digest == self._digest(round), f"the record of round {round} has another digest")
+
+    def _counted(self, round: int, node: ClientId) -> Offer:
+        """What a node offered that the round counts."""
+        offer = self._settled[round, node][1]
+        require(offer is not None, f"round {round} accepted {node} without an offer")
+        found = msgspec.msgpack.decode(offer or b"", type=Offer)
+        known = self._offers.get((node, round), set())
+        require(found.update.digest in known, f"{node} never offered what round {round} has")
+        return found
+
+    def _mean(self, offers: Mapping[ClientId, Offer]) -> np.ndarray:
+        """The mean of updates as their nodes made them."""
+        total, weights = np.zeros(LENGTH), 0.0
+        for offer in offers.values():
+            total += decoded(self._updates[offer.update.digest]).numpy().astype(np.float64) * offer.weight
+            weights += offer.weight
+        return (total / (weights or 1.0)).astype(np.float32)
+
+    def _sum(self, round: int, offers: Mapping[ClientId, Offer]) -> np.ndarray:
+        """The same, rounded as in the ring: from what nodes trained, and from nothing that is masked."""
+        assert self.federation is not None
+        encoded = []
+        for node, offer in offers.items():
+            trained, ring = self._trained[node, round], self._rings[offer.update.digest]
+            update = InMemory(self._updates[trained.update.digest])
+            encoded.append(contribution(self.federation, self.seed, round, node, ring, update, trained))
+        if not encoded:
+            return np.zeros(LENGTH, np.float32)
+        vector, (weight, *_) = ring.decode(sum(encoded[1:], encoded[0]), len(encoded))
+        return (vector.numpy().astype(np.float64) / (weight or 1.0)).astype(np.float32)
 
     def _model(self, round: int) -> bytes:
         path = self.run / "checkpoints" / f"round-{round:06d}.safetensors"

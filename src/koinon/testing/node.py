@@ -6,10 +6,22 @@ from collections.abc import Callable, Sequence
 from koinon.core.errors import KoinonError, ProtocolViolation, Unavailable
 from koinon.data.dataset import DataSet
 from koinon.federation import Federation
-from koinon.protocol.messages import Chunk, FromServer, Goodbye, Heartbeat, Leave, Message, Offer, Ready, Welcome
+from koinon.protocol.messages import (
+    Chunk,
+    FromServer,
+    Goodbye,
+    Heartbeat,
+    Leave,
+    Message,
+    Offer,
+    Ready,
+    Summing,
+    Welcome,
+)
 from koinon.protocol.node import Evaluate, Event, Lost, Quit, Received, Say, Train, Upload
 from koinon.run.participant import Job, Out, Participant
 from koinon.run.policy import Policy
+from koinon.run.seat import Mask, Worn
 from koinon.testing.disk import Disk
 from koinon.testing.network import Link
 from koinon.testing.outbox import Outbox, chunks
@@ -195,6 +207,9 @@ class NodeProcess(Caller):
                 self._journal,
                 self._policy,
                 lambda: self.around.clock.now,
+                run=welcome.run,
+                identity=identity(self.name),
+                entropy=self.around.rng.randbytes,
             )
         self._do(self._participant.connected())
 
@@ -220,10 +235,12 @@ class NodeProcess(Caller):
                 case Say():
                     if isinstance(out.message, Offer):
                         self.around.observer.offered(self.name, out.message)
+                    elif isinstance(out.message, Summing):
+                        self.around.observer.summing(self.name, out.message)
                     self._say(out.message)
                 case Upload():
                     self._upload(out)
-                case Train() | Evaluate():
+                case Train() | Mask() | Evaluate():
                     self._jobs.append(out)
                     self._work()
                 case Quit():
@@ -242,7 +259,8 @@ class NodeProcess(Caller):
 
     def _upload(self, upload: Upload) -> None:
         if self._outbox is not None:
-            blob, path = upload.offer.update, self._journal.update(upload.offer.round)
+            assert self._participant is not None
+            blob, path = upload.offer.update, self._participant.path(upload.offer)
             self._outbox.put(chunks(blob.digest, path, 0, blob.size, upload.offset))
 
     def _work(self) -> None:
@@ -257,7 +275,7 @@ class NodeProcess(Caller):
         else:
             self.after(seconds, lambda: self._worked(job, lambda event: self._finish(job, event)))
 
-    def _worked(self, job: Job, then: Callable[[Event], None]) -> None:
+    def _worked(self, job: Job, then: Callable[[Event | Worn], None]) -> None:
         assert self._participant is not None
         self._progressed()
         self.tell(f"works: {job}")
@@ -270,7 +288,7 @@ class NodeProcess(Caller):
         self.around.observer.made(self.name, event, self._journal)
         then(event)
 
-    def _finish(self, job: Job, event: Event) -> None:
+    def _finish(self, job: Job, event: Event | Worn) -> None:
         assert self._participant is not None
         self._progressed()
         try:

@@ -1,11 +1,12 @@
 """From one seed: a federation, how patient its server is, and everything that will go wrong, and when."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 from koinon.core.types import ClientId
 from koinon.run.settings import Settings
+from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, Poisson, Sampler, Uniform
 from koinon.testing.toy import Whim
 
@@ -56,6 +57,7 @@ class Plan:
         deadly: Chance, at every write and between effects, that the process is killed.
         latency_s: Longest time a frame takes.
         healing: When all this ends.
+        secure: How updates are added up secretly, or None.
     """
 
     nodes: int
@@ -70,6 +72,30 @@ class Plan:
     deadly: float
     latency_s: float
     healing: float
+    secure: SecureSum | None = None
+
+
+def secure_plan(rng: random.Random) -> Plan:
+    """Draw one whose updates are added up secretly."""
+    drawn, nodes, minimum = plan(rng), rng.randint(3, 6), rng.choice((2, 3))
+    secure = SecureSum(
+        clip=20.0,
+        minimum=minimum,
+        corrupt=rng.choice((0.0, 0.1)),
+        dropout=rng.choice((0.1, 0.3)),
+        server=rng.choice(("lying", "curious")),
+    )
+    return replace(
+        drawn,
+        nodes=nodes,
+        sample=rng.choice((Everyone(), Everyone(), Uniform(rng.randint(minimum, nodes)))),
+        settings=replace(drawn.settings, minimum_nodes=rng.randint(minimum, nodes)),
+        late=tuple(rng.choice((0.0, rng.uniform(0.0, drawn.healing))) for _ in range(nodes)),
+        happenings=_happenings(rng, nodes, drawn.healing) if drawn.happenings else (),
+        whims=_whims(rng, nodes, drawn.rounds),
+        declining=None if drawn.declining is None else rng.randrange(nodes),
+        secure=secure,
+    )
 
 
 def plan(rng: random.Random) -> Plan:

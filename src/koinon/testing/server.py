@@ -113,11 +113,14 @@ class ServerProcess(Process):
     def _made(self, federation: Federation, info: RunInfo) -> Coordinator:
         around = self.around
         made = around.parts.coordinator(
-            federation, info, self._store, around.settings, lambda: around.clock.now + around.skew_s
+            federation,
+            info,
+            self._store,
+            around.settings,
+            lambda: around.clock.now + around.skew_s,
+            identities={name: key for key, name in self._names.items()},
         )
-        codec = federation.strategy.codec
-        most = codec.most(made.shared(0).layout)
-        made.spool = around.parts.spool(self._store.spool, codec, made.shared, most, self.disk)
+        made.spool = around.parts.spool(*made.spooled(), self.disk)
         return made
 
     def _tick(self) -> None:

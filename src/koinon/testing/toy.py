@@ -15,9 +15,10 @@ from koinon.data.dataset import DataSet, Dataset, Samples
 from koinon.evaluate.evaluation import Evaluation
 from koinon.federation import Federation
 from koinon.learn.learner import LocalTask
+from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Sampler
 from koinon.strategy.recipes import fedavg
-from koinon.update.codec import InMemory, Shared
+from koinon.update.codec import Float32, InMemory, Shared
 from koinon.update.feedback import ErrorFeedback
 from koinon.update.quantize import Quantize
 from koinon.update.sparsify import TopK
@@ -28,6 +29,9 @@ LENGTH = 8
 """D, the length of the model."""
 
 _LAYOUT = Layout((Slot("walk", (LENGTH,), torch.float32, 0, True),))
+
+MOST_EXAMPLES = 100.0
+"""More than any client holds."""
 
 CODEC = ErrorFeedback(TopK(0.5))
 """One whose memory would show in every later update if it were lost or counted twice."""
@@ -85,6 +89,12 @@ class Toy:
                 pass
         return Update.of(delta, len(data), {"train_loss": Ratio(float(delta.square().sum()), 1.0)})
 
+    @property
+    def statistics(self) -> Metrics:
+        """Of no examples."""
+        zero = Ratio(0.0, 0.0)
+        return {"train_loss": zero, "train_tally": zero, "distance": zero}
+
     def evaluate(self, model: Vector, data: Dataset) -> Metrics:
         """Mean distance from the origin."""
         return {"distance": Ratio(float(model.square().sum()), float(len(data)))}
@@ -107,9 +117,11 @@ class Counted(OnClient):
         return {"rounds": rounds}, replace(update, metrics={**update.metrics, "train_tally": Ratio(float(rounds), 1.0)})
 
 
-def federation(learner: Toy, sample: Sampler, rounds: int) -> Federation:
+def federation(learner: Toy, sample: Sampler, rounds: int, secure: SecureSum | None = None) -> Federation:
     """FedAvg, weighted by examples."""
-    strategy = fedavg(sample=sample, stages=(Counted(), Weight()), codec=CODEC, downlink=DOWNLINK)
+    codec = CODEC if secure is None else Float32()
+    stages = (Counted(), Weight(at_most=MOST_EXAMPLES))
+    strategy = fedavg(sample=sample, stages=stages, codec=codec, downlink=DOWNLINK, secure=secure)
     return Federation(learner, strategy, rounds, Evaluation())
 
 

@@ -100,7 +100,9 @@ class World:
 
     def _defined(self) -> Federation:
         learner = Toy(self.around.rng.random, self.plan.whims, self.around.observer.trains)
-        return federation(learner, self.plan.sample, self.plan.rounds)
+        defined = federation(learner, self.plan.sample, self.plan.rounds, self.plan.secure)
+        self.around.observer.federation = defined
+        return defined
 
     def _later(self, time: float, action: Callable[[], None]) -> None:
         self.around.clock.at(time, action)
@@ -286,8 +288,11 @@ class World:
         require(bool(waiting), "the run stands still and does not say what it waits for")
         require(sorted(state.present) == sorted(alive), f"{alive} run, {state.present} are connected: {waiting}")
         if state.round is None:
-            require(len(alive) < self.plan.settings.minimum_nodes, f"enough are here, yet it waits for {waiting}")
+            terms = self._server.coordinator.terms
+            enough = len(state.willing) >= max(terms.minimum_nodes, terms.least)
+            require(not enough, f"enough are here, yet it waits for {waiting}")
             return
+        require(state.round.sum is None, f"the secure sum of round {state.round.number} stands still: {waiting}")
         require(not state.round.closing, f"round {state.round.number} is never added up")
         idle = sorted(set(alive) & set(state.round.missing))
         require(not idle, f"waits for {waiting}, but {', '.join(idle)} could answer")

@@ -1,0 +1,256 @@
+"""A round whose updates are added up secretly: `koinon.secure`'s server inside the session's state machine.
+
+Rules:
+    - nobody is waited for longer than there is hope: who is gone has a moment to come back, everyone else as long as a silent
+      node is kept;
+    - a phase that could not go on with those who have answered is given the round's whole deadline first;
+    - before anybody was asked to sign who survived, a sum that cannot be made is tried again among those who are here; nodes
+      mask the same updates anew;
+    - after that it is not, since a node signs for its update once: the round then closes without any;
+    - a node hears that its update counts when the sum is durable, and only then.
+"""
+
+from collections.abc import Collection, Iterable, Set
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from koinon.core.errors import AdmissionError, ProtocolViolation
+from koinon.core.types import ClientId
+from koinon.protocol.events import Disconnect, Effect, Persist, Send, Summed
+from koinon.protocol.messages import ATTEMPTS, CHUNK_BYTES, Offer, Summing
+from koinon.secure import groups, messages, server
+from koinon.secure.events import (
+    Abort,
+    Elapsed,
+    Keep,
+    Open,
+    Received,
+    Refuse,
+    Returned,
+    ServerEffect,
+    ServerEvent,
+    Stored,
+    Tell,
+)
+from koinon.secure.groups import HallState
+from koinon.secure.opening import Opening
+from koinon.secure.server import Host, Phase, ServerState
+
+GRACE_S = 5.0
+"""Seconds that those who are gone have to come back before the others go on without them."""
+
+_LAST: tuple[Phase, ...] = ("opened", "aborted")
+_SIGNING: tuple[Phase, ...] = ("agree", "unmask", "opened")
+
+_SAYS: dict[Phase, str] = {
+    "advertise": "keys",
+    "share": "shares of keys",
+    "mask": "masked updates",
+    "agree": "signatures of who survived",
+    "unmask": "shares that open the sum",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """The secure sum of an open round.
+
+    Attributes:
+        hall: How far it is.
+        attempt: The how manieth try, from 0.
+        since: Session time when the phase of each group began.
+        openings: Of the groups that are known by their sum.
+        reasons: Why the others are not.
+        signing: Whether anybody was asked to sign who survived.
+    """
+
+    hall: HallState
+    attempt: int
+    since: tuple[float, ...]
+    openings: tuple[Opening, ...] = ()
+    reasons: tuple[str, ...] = field(default=())
+    signing: bool = False
+
+    @property
+    def failed(self) -> str:
+        """Why there is no sum of any group; empty as long as there can be one."""
+        return "; ".join(self.reasons) if self.hall.over and not self.openings else ""
+
+    @property
+    def masked(self) -> frozenset[ClientId]:
+        """Whose masked updates are here."""
+        return frozenset().union(*(room.masked.keys() for room in self.hall.rooms))
+
+    @property
+    def survivors(self) -> frozenset[ClientId]:
+        """Whose updates are in the sums."""
+        return frozenset(name for opening in self.openings for name in opening.survivors)
+
+    def waiting_for(self, round: int) -> str:
+        """In one line for a person."""
+        rooms = [room for room in self.hall.rooms if room.phase not in _LAST]
+        said = " and ".join(dict.fromkeys(_SAYS[room.phase] for room in rooms if room.phase in _SAYS))
+        names = ", ".join(sorted(frozenset().union(*(server.awaited(room) for room in rooms))))
+        again = f" (attempt {self.attempt + 1})" if self.attempt else ""
+        return f"the secure sum of round {round}{again}: {said} from {names}"
+
+
+Step = tuple[Sum, tuple[Effect, ...]]
+
+
+def admissible(host: Host, nodes: int) -> bool:
+    """Whether so many nodes can add up secretly."""
+    try:
+        host.scheme.admit(nodes)
+    except AdmissionError:
+        return False
+    return True
+
+
+def wanting(host: Host, needed: int) -> Host:
+    """The server of a round that does not go on with fewer updates than it needs; of groups, each has its own minimum."""
+    if host.scheme.group_size is not None:
+        return host
+    return replace(host, scheme=replace(host.scheme, minimum=max(host.scheme.minimum, needed)))
+
+
+def number(round: int, attempt: int) -> int:
+    """What the secure sum calls this try: larger than all before."""
+    return (round - 1) * ATTEMPTS + attempt + 1
+
+
+def begun(round: int, attempt: int, cohort: Iterable[ClientId], now: float) -> Sum:
+    """A sum among these nodes, of whom nobody has said anything."""
+    return Sum(HallState(ServerState(number(round, attempt), tuple(cohort))), attempt, (now,))
+
+
+def heard(host: Host, sum: Sum, round: int, node: ClientId, data: bytes, now: float) -> Step:
+    """A node said something in the sum's own words."""
+    try:
+        message: messages.FromClient = messages.decode(data, messages.FromClient, CHUNK_BYTES)
+        if isinstance(message, messages.Masked):
+            raise ProtocolViolation("a masked update is offered, and comes in chunks")
+    except ProtocolViolation as error:
+        return sum, (Disconnect(node, str(error), final=True),)
+    after, effects = _step(host, sum, Received(node, message), now)
+    if after.hall == sum.hall:
+        return after, effects
+    return after, (Persist(Summed(round, node, data)), *effects)
+
+
+def stored(host: Host, sum: Sum, round: int, node: ClientId, offer: Offer, now: float) -> Step:
+    """A node's masked update is durable."""
+    after, effects = _step(host, sum, Stored(node, bytes.fromhex(offer.update.digest)), now)
+    if after.hall == sum.hall:
+        return after, effects
+    return after, (Persist(Summed(round, node, offer=offer)), *effects)
+
+
+def returned(host: Host, sum: Sum, node: ClientId, now: float) -> Step:
+    """A node is back and may have missed what it was told."""
+    return _step(host, sum, Returned(node), now)
+
+
+def repeated(host: Host, sum: Sum, record: Summed, now: float) -> Sum:
+    """The sum after what a record says, told to nobody."""
+    event: ServerEvent
+    if record.node is None:
+        event = Elapsed(record.group)
+    elif record.offer is not None:
+        event = Stored(record.node, bytes.fromhex(record.offer.update.digest))
+    else:
+        event = Received(record.node, messages.decode(record.message, messages.FromClient, CHUNK_BYTES))
+    return _step(host, sum, event, now)[0]
+
+
+def masked_bytes(host: Host, sum: Sum, node: ClientId) -> int | None:
+    """Bytes of the masked update that a node is to offer now; None if none is wanted of it."""
+    room = sum.hall.rooms[sum.hall.room(node)]
+    if room.phase != "mask" or node not in server.awaited(room) | room.masked.keys():
+        return None
+    return server.cohort(host, room).ring.wire_bytes
+
+
+def timed(host: Host, sum: Sum, round: int, out: Collection[ClientId], gone: Set[ClientId], wants: "Wants") -> Step:
+    """End each phase that need not be waited for any more.
+
+    Args:
+        out: Whose part in the round has ended.
+        gone: Who is not connected.
+        wants: What the round waits for.
+    """
+    effects: tuple[Effect, ...] = ()
+    while (due := _due(host, sum, frozenset(out), gone, wants)) is not None:
+        sum, more = _step(host, sum, Elapsed(due), wants.now)
+        effects = (*effects, Persist(Summed(round, None, group=due)), *more)
+    return sum, effects
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What a round waits for.
+
+    Attributes:
+        wanted: Masked updates that are enough.
+        now: Session time.
+        deadline: When masked updates must be there.
+        deadline_s: How long a later phase may take.
+        silence_s: How long one is waited for that says nothing.
+    """
+
+    wanted: int
+    now: float
+    deadline: float
+    deadline_s: float
+    silence_s: float
+
+
+def _due(host: Host, sum: Sum, out: frozenset[ClientId], gone: Set[ClientId], wants: Wants) -> int | None:
+    """A group whose phase is to end."""
+    for place, (room, since) in enumerate(zip(sum.hall.rooms, sum.since, strict=True)):
+        if room.phase in _LAST:
+            continue
+        awaited = server.awaited(room) - out
+        if room.phase == "mask":
+            over, last = len(sum.masked) >= wants.wanted or wants.now >= wants.deadline, wants.deadline
+        else:
+            waited = wants.now - since
+            over = waited >= wants.silence_s or (waited >= GRACE_S and awaited <= gone)
+            last = since + wants.deadline_s if sum.signing else wants.deadline
+        if awaited and not over:
+            continue
+        hopeless = any(isinstance(effect, Abort) for effect in groups.step(host, sum.hall, Elapsed(place))[1])
+        if not hopeless or wants.now >= last:
+            return place
+    return None
+
+
+def _step(host: Host, sum: Sum, event: ServerEvent, now: float) -> Step:
+    hall, said = groups.step(host, sum.hall, event)
+    before = [(room.phase, since) for room, since in zip(sum.hall.rooms, sum.since, strict=True)]
+    phases = [room.phase for room in hall.rooms]
+    if len(before) != len(phases):  # the groups have formed
+        before = [("advertise", now)] * len(phases)
+    since = tuple(since if phase == known else now for phase, (known, since) in zip(phases, before, strict=True))
+    sum = replace(sum, hall=hall, since=since, signing=sum.signing or any(phase in _SIGNING for phase in phases))
+    effects: list[Effect] = []
+    for each in said:
+        sum, more = _translated(sum, each)
+        effects.extend(more)
+    return sum, tuple(effects)
+
+
+def _translated(sum: Sum, effect: ServerEffect) -> Step:
+    match effect:
+        case Tell(client, message):
+            return sum, (Send(client, Summing(messages.encode(message))),)
+        case Refuse(client, reason, at_fault):
+            return sum, (Disconnect(client, reason, final=True),) if at_fault else ()
+        case Open(opening):
+            return replace(sum, openings=(*sum.openings, opening)), ()
+        case Abort(reason):
+            return replace(sum, reasons=(*sum.reasons, reason)), ()
+        case Keep():
+            raise AssertionError("masked updates come by another way")
+        case _:
+            assert_never(effect)

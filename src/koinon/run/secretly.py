@@ -1,0 +1,77 @@
+"""What the clients of a simulated round made where updates are added up secretly: the server learns sums."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from koinon.core.statistics import Metrics
+from koinon.core.types import ClientId, Vector
+from koinon.durable.checkpoint import ServerState
+from koinon.durable.history import Participation
+from koinon.evaluate.evaluation import of_evaluation, of_training
+from koinon.federation import Federation
+from koinon.run.gathered import Gathered
+from koinon.run.summing import Total, contribution, merged, read, scheme, together
+from koinon.run.traffic import Traffic
+from koinon.run.work import Local
+from koinon.secure.ideal import IdealSums
+from koinon.secure.secure_sum import SecureSum
+from koinon.update.codec import InMemory
+
+
+class SecretlyGathered(Gathered):
+    """A simulated round's updates, added up in the ring; the same integers as on a network, without the masks.
+
+    Args:
+        federation: What is trained.
+        secure: Its secure sum.
+        seed: Of everything that is drawn.
+        round: Round number.
+        cohort: Who was asked.
+    """
+
+    def __init__(
+        self, federation: Federation, secure: SecureSum, seed: int, round: int, cohort: Sequence[ClientId]
+    ) -> None:
+        super().__init__(federation, seed, round)
+        self._sums = IdealSums(secure, self._length, cohort, seed, round)
+        self._totals: list[Total] = []
+        self._reasons: list[str] = []
+
+    def complete(self) -> bool:
+        """Open the sums; whether there are as many as the rule needs."""
+        found, self._reasons = self._sums.opened()
+        self._totals = [read(self._federation, self._sums.ring, each.total, len(each.survivors)) for each in found]
+        told = merged(self._totals)
+        self.training, self.evaluated = dict(of_training(told)), dict(of_evaluation(told))
+        survivors = frozenset(name for each in found for name in each.survivors)
+        self.parts = [self._judged(part, survivors) for part in self.parts]
+        return len(found) >= self._federation.strategy.least_rows
+
+    def shortage(self) -> str:
+        """Why the round cannot close."""
+        return f"round {self.round} has no secure sum: {'; '.join(self._reasons)}"
+
+    def _counted(self, client: ClientId, local: Local, traffic: Traffic) -> Metrics:
+        self.parts.append(Participation(client, "accepted", bytes_up=traffic.up, bytes_down=traffic.down))
+        update, ring = InMemory(local.encoded), self._sums.ring
+        self._sums.add(client, contribution(self._federation, self._seed, self.round, client, ring, update, local))
+        return {}
+
+    def _reduced(self, server: ServerState) -> tuple[ServerState, Vector]:
+        server, total, self._weights = together(self._federation, self._seed, self.round, server, self._totals)
+        return server, total
+
+    def _judged(self, part: Participation, survivors: frozenset[ClientId]) -> Participation:
+        if part.outcome != "accepted" or part.client in survivors:
+            return part
+        reason = f"its masked update is not in the sum of round {self.round}"
+        return msgspec.structs.replace(part, outcome="refused", reason=reason)
+
+
+def gathered(federation: Federation, seed: int, round: int, cohort: Sequence[ClientId]) -> Gathered:
+    """What a simulated round's updates are taken by."""
+    secure = scheme(federation)
+    if secure is None or not cohort:
+        return Gathered(federation, seed, round)
+    return SecretlyGathered(federation, secure, seed, round, cohort)

@@ -17,7 +17,7 @@ def traffic(run):
     return [{str(p.client): (p.bytes_up, p.bytes_down) for p in record.participants} for record in run.history]
 
 
-@pytest.mark.parametrize("name", ["small", "changes"])
+@pytest.mark.parametrize("name", ["small", "changes", "secret"])
 def test_simulated_bytes_are_those_that_cross_the_sockets(name, tmp_path):
     path = APPS / f"{name}.py"
     app = load_app(str(path))

@@ -51,7 +51,6 @@ from koinon.protocol.events import (
 from koinon.protocol.lineage import lacking, leading, shown
 from koinon.protocol.messages import (
     ATTEMPTS,
-    Accepted,
     Blob,
     Chunk,
     Declined,
@@ -298,7 +297,7 @@ def _closed(terms: Terms, state: SessionState, event: Closed) -> Step:
 
 
 def _told_outcomes(round: RoundState, spoiled: str) -> tuple[Effect, ...]:
-    """Whose updates counted in a round that was added up secretly."""
+    """Whose updates counted in a round that was added up secretly; those hear it by the next task, or the end."""
     if round.sum is None:
         return ()
     ended, reason = rounds.ended(round, spoiled)
@@ -307,14 +306,11 @@ def _told_outcomes(round: RoundState, spoiled: str) -> tuple[Effect, ...]:
     for node in ended.cohort:
         if node in known:
             continue
-        accepted = ended.outcomes[node] == "accepted"
-        record = (
-            Settled(round.number, node, "accepted", "", round.offers[node])
-            if accepted
-            else Settled(round.number, node, "refused", reason)
-        )
-        answer = Accepted(round.number) if accepted else Refused(round.number, reason)
-        effects += [Persist(record), Send(node, answer)]
+        if ended.outcomes[node] == "accepted":
+            effects.append(Persist(Settled(round.number, node, "accepted", "", round.offers[node])))
+        else:
+            refused = Settled(round.number, node, "refused", reason)
+            effects += [Persist(refused), Send(node, Refused(round.number, reason))]
     return tuple(effects)
 
 

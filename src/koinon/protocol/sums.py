@@ -7,7 +7,7 @@ Rules:
     - before anybody was asked to sign who survived, a sum that cannot be made is tried again among those who are here; nodes
       mask the same updates anew;
     - after that it is not, since a node signs for its update once: the round then closes without any;
-    - a node hears that its update counts when the sum is durable, and only then.
+    - a node hears by the next task, or the end of the run, that its update counts: then the sum is durable.
 """
 
 from collections.abc import Collection, Iterable, Set

@@ -12,11 +12,7 @@ from koinon.protocol.events import Arrived, Close, Closed, Effect, Event, Joined
 from koinon.protocol.messages import Blob, Continue, Failed, FromNode, Leave, Offer, Ready
 from koinon.protocol.state import SessionState, Terms
 from koinon.run.traffic import Traffic, blob_bytes, message_bytes
-from koinon.run.work import Local
 from koinon.update.stage import Told
-
-_NOWHERE = "0" * 64
-"""Digest of an update that does not travel."""
 
 
 class Conversation:
@@ -48,7 +44,7 @@ class Conversation:
         self.state, effects = session.step(self._terms, self.state, event)
         return effects
 
-    def reply(self, round: int, client: ClientId, result: Local | ClientFailed) -> tuple[Traffic, bool]:
+    def reply(self, round: int, client: ClientId, result: Offer | ClientFailed) -> tuple[Traffic, bool]:
         """A client comes, answers and goes: what crosses its connection, and whether the round can be added up."""
         asked = self.step(Joined(client, self._ready(client)))
         if isinstance(result, ClientFailed):
@@ -56,12 +52,10 @@ class Conversation:
             effects = self.step(Received(client, said))
             traffic = _traffic(client, said, (*asked, *effects))
         else:
-            blob = Blob(_NOWHERE, len(result.encoded))
-            said = Offer(round, blob, result.weight, result.examples, dict(result.metrics), 0.0)
-            self.step(Received(client, said))
-            effects = self.step(Arrived(client, round, _NOWHERE))
-            traffic = _traffic(client, said, (*asked, Send(client, Continue(round, 0)), *effects))
-            traffic.up += blob_bytes(blob, 0, node=True)
+            self.step(Received(client, result))
+            effects = self.step(Arrived(client, round, result.update.digest))
+            traffic = _traffic(client, result, (*asked, Send(client, Continue(round, 0)), *effects))
+            traffic.up += blob_bytes(result.update, 0, node=True)
             if self._changes:
                 self._held[client] = self.state.model.digest
         self.step(Received(client, Leave("")))

@@ -13,9 +13,13 @@ from koinon.durable.checkpoint import ServerState
 from koinon.durable.history import Participation
 from koinon.evaluate.evaluation import of_evaluation, of_training
 from koinon.federation import Federation
+from koinon.protocol.messages import Blob, Offer
 from koinon.run.traffic import Traffic
 from koinon.run.work import Local, advance, aggregated, held, shared
 from koinon.update.codec import InMemory
+
+NOWHERE = "0" * 64
+"""Digest of an update that does not travel."""
 
 
 class Gathered:
@@ -55,6 +59,11 @@ class Gathered:
             return {}
         self._states |= {f"{client}/{name}": tensor for name, tensor in result.state.items()}
         return self._counted(client, result, traffic)
+
+    def offer(self, local: Local) -> Offer:
+        """What the server would be offered."""
+        update = Blob(NOWHERE, len(local.encoded))
+        return Offer(self.round, update, local.weight, local.examples, dict(local.metrics), 0.0)
 
     def complete(self) -> bool:
         """Whether the updates make one; to be asked when all clients were taken."""

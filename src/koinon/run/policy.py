@@ -46,6 +46,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         delta: At which `most_epsilon` is meant.
         peers: Names and public keys of those with whom updates are added up secretly, or None for whom this node meets first
             by a name.
+
+    Raises:
+        AdmissionError: if a key of `peers` is none.
     """
 
     smallest_cohort: Annotated[int, Meta(ge=1)] = 1
@@ -58,13 +61,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     delta: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
     peers: dict[Name, str] | None = None
 
+    def __post_init__(self) -> None:
+        for key in (self.peers or {}).values():
+            parse_key(key)
+
     @property
     def identities(self) -> dict[str, bytes] | None:
-        """The public keys of `peers`.
-
-        Raises:
-            AdmissionError: if one of them is none.
-        """
+        """The public keys of `peers`."""
         return None if self.peers is None else {name: parse_key(key) for name, key in self.peers.items()}
 
     @classmethod
@@ -75,9 +78,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             Unavailable: if the file cannot be read.
             AdmissionError: if it is not TOML, or has an unknown setting or a value that the setting cannot take.
         """
-        policy = toml.read(path, cls, "policy")
-        policy.identities  # noqa: B018  # a malformed key is told when the file is read
-        return policy
+        return toml.read(path, cls, "policy")
 
     def check_join(self, federation: Federation, rounds: int) -> None:
         """Whether the owner allows a run.

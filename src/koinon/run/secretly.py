@@ -10,12 +10,15 @@ from koinon.durable.checkpoint import ServerState
 from koinon.durable.history import Participation
 from koinon.evaluate.evaluation import of_evaluation, of_training
 from koinon.federation import Federation
-from koinon.run.gathered import Gathered
+from koinon.protocol.messages import Accepted, Blob, Offer, Summing
+from koinon.protocol.sums import number
+from koinon.run.gathered import NOWHERE, Gathered
 from koinon.run.summing import Total, contribution, merged, read, scheme, together
-from koinon.run.traffic import Traffic
+from koinon.run.traffic import Traffic, message_bytes
 from koinon.run.work import Local
-from koinon.secure.ideal import IdealSums
+from koinon.secure.messages import encode
 from koinon.secure.secure_sum import SecureSum
+from koinon.secure.unmasked import UnmaskedSums
 from koinon.update.codec import InMemory
 
 
@@ -34,9 +37,13 @@ class SecretlyGathered(Gathered):
         self, federation: Federation, secure: SecureSum, seed: int, round: int, cohort: Sequence[ClientId]
     ) -> None:
         super().__init__(federation, seed, round)
-        self._sums = IdealSums(secure, self._length, cohort, seed, round)
+        self._sums = UnmaskedSums(secure, self._length, cohort, seed, round)
         self._totals: list[Total] = []
         self._reasons: list[str] = []
+
+    def offer(self, local: Local) -> Offer:
+        """A masked update, of which nothing is told."""
+        return Offer(self.round, Blob(NOWHERE, self._sums.ring.wire_bytes), 0.0, 0, {}, 0.0)
 
     def complete(self) -> bool:
         """Open the sums; whether there are as many as the rule needs."""
@@ -63,6 +70,13 @@ class SecretlyGathered(Gathered):
         return server, total
 
     def _judged(self, part: Participation, survivors: frozenset[ClientId]) -> Participation:
+        """How a client's part ended, and the bytes of what it said and was told in the sum's own words."""
+        said, told = self._sums.messages(part.client, number(self.round, 0))
+        up = sum(message_bytes(Summing(encode(message)), node=True) for message in said)
+        down = sum(message_bytes(Summing(encode(message)), node=False) for message in told)
+        if part.outcome == "accepted":  # which a node then hears by the next task
+            down -= message_bytes(Accepted(self.round), node=False)
+        part = msgspec.structs.replace(part, bytes_up=part.bytes_up + up, bytes_down=part.bytes_down + down)
         if part.outcome != "accepted" or part.client in survivors:
             return part
         reason = f"its masked update is not in the sum of round {self.round}"

@@ -219,7 +219,8 @@ class _Simulation:
 
     def _take(self, round: int, gathered: Gathered, client: ClientId, result: Local | ClientFailed) -> bool:
         """Take one client's result; whether the round can be added up."""
-        traffic, closing = self.conversation.reply(round, client, result)
+        said = result if isinstance(result, ClientFailed) else gathered.offer(result)
+        traffic, closing = self.conversation.reply(round, client, said)
         evaluated = gathered.take(client, result, traffic)
         if isinstance(result, ClientFailed):
             self.progress.replied(round, client, "failed", str(result))

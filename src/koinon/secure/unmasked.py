@@ -7,6 +7,7 @@ import numpy as np
 
 from koinon.core.types import ClientId
 from koinon.secure.cohort import Cohort
+from koinon.secure.lengths import Said, messages
 from koinon.secure.mask import Words
 from koinon.secure.messages import Entry
 from koinon.secure.ring import Ring
@@ -26,7 +27,7 @@ class Opened:
     survivors: tuple[ClientId, ...]
 
 
-class IdealSums:
+class UnmaskedSums:
     """Adds up as they come what clients of one round would have masked.
 
     Who is with whom is drawn from `seed`, on a network from everybody's keys.
@@ -61,6 +62,11 @@ class IdealSums:
         place = self._places[name]
         np.add(self._totals[place], encoded, out=self._totals[place])
         self._added[place].add(name)
+
+    def messages(self, name: ClientId, number: int) -> Said:
+        """What a client would have said and been told in a round of this number, but for its masked update."""
+        place = self._places[name]
+        return messages(self._cohorts[place], number, name, frozenset(self._added[place]))
 
     def opened(self) -> tuple[list[Opened], list[str]]:
         """The sums that can be opened, and why the others cannot; everybody deals shares, and who was added answers."""

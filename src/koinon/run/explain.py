@@ -9,6 +9,7 @@ from koinon.core.errors import PolicyRefused
 from koinon.durable.spending import Release
 from koinon.federation import Federation
 from koinon.privacy.accountant import Guarantee
+from koinon.run import explain_sums
 from koinon.run.policy import Policy
 from koinon.strategy.protection import Place
 
@@ -53,8 +54,10 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
         policy: A node's, to be told what it says of the planned rounds; None for none.
     """
     spec, strategy = federation.spec, federation.strategy
-    layout = federation.learner.layout
+    layout, secure = federation.learner.layout, strategy.scheme
     up, down = strategy.codec.size(layout), 4 * layout.length
+    if secure is not None:
+        up = explain_sums.bytes_up(federation, secure, explain_sums.nodes(federation))
     spent = {
         protection.place: protection.after(federation.planned, federation.delta)
         for protection in federation.protections
@@ -63,7 +66,7 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
     learns = (
         ("the network", "who speaks with whom, when, and how many bytes; nothing of their content (TLS 1.3)"),
         ("the server", _server(federation, spent)),
-        ("another node", _models("the global model of every round, and the size of its cohort", spent)),
+        ("another node", _models(f"the global model of every round, and {_known(federation)} its cohort", spent)),
         ("whoever holds the final model", _models("what the model remembers of the training data", spent)),
         ("a node's own disk", _disk(federation)),
     )
@@ -71,7 +74,11 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
     if spec.tally is not None:
         bound = "the clip norm of the round, which follows the updates and which the server enforces"
     elif spec.l2_bound is not None:
-        held = "which the server enforces" if spec.central_noise else "which a dishonest node can ignore"
+        held = (
+            "which the server enforces"
+            if spec.central_noise and secure is None
+            else "which a dishonest node can ignore"
+        )
         bound = f"{spec.l2_bound:g} (L2), {held}"
     weight = "none" if spec.weight_bound is None else f"{spec.weight_bound:g}"
     rounds = f"{federation.planned} rounds"
@@ -81,7 +88,7 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
         ("definition", federation.digest),
         ("strategy", f"{strategy.name}, {rounds}"),
         *_privacy(spent),
-        ("secure aggregation", "none: the server sees each update" if spec.visible else "the server sees only sums"),
+        ("secure aggregation", _secure(federation)),
         ("liars tolerated", _liars(federation)[1]),
         ("bound on an update", bound),
         ("bound on a node's weight", weight),
@@ -94,15 +101,33 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
     return Explanation(learns, facts, epsilon, _liars(federation)[0], up, down)
 
 
+def _known(federation: Federation) -> str:
+    return "the size of" if federation.strategy.secure is None else "who is in"
+
+
+def _secure(federation: Federation) -> str:
+    """Whether the server sees updates or sums."""
+    secure = federation.strategy.scheme
+    if secure is None:
+        return "none: the server sees each update"
+    return explain_sums.guarantee(secure, explain_sums.nodes(federation))
+
+
 def _disk(federation: Federation) -> str:
     """What lies on a node's disk."""
     kept = "the global model, its own update until it is acknowledged"
+    if federation.strategy.secure is not None:
+        kept += ", its keys of the open round's secure sum"
     remembers = federation.strategy.codec.init(federation.learner.layout)
     return f"{kept}, what its codec remembers of earlier updates" if remembers else kept
 
 
 def _up(federation: Federation) -> str:
     """What a node sends in a round."""
+    if (secure := federation.strategy.scheme) is not None:
+        count = explain_sums.nodes(federation)
+        sent = explain_sums.bytes_up(federation, secure, count)
+        return f"{sent:,} and framing among {count} nodes: the masked update, keys, shares"
     codec, layout = federation.strategy.codec, federation.learner.layout
     size = codec.size(layout)
     return (
@@ -131,10 +156,15 @@ _NOISE: Mapping[Place, str] = {
 def _liars(federation: Federation) -> tuple[int, str]:
     """How many of a round's clients may lie, and in words; of cohorts whose size nobody knows, the least there can be."""
     reducer, cohort = federation.strategy.reducer, federation.spec.cohort
+    secure = federation.strategy.scheme
+    groups = None if secure is None or secure.group_size is None else secure.groups(explain_sums.nodes(federation))
     name = type(reducer).__name__
     if not isinstance(reducer, Rule):
         follows = "follows any one of them anywhere" if isinstance(reducer, Mean) else "promises nothing about liars"
         return 0, f"0: {name} {follows}"
+    if groups is not None:
+        tolerated = reducer.tolerates(len(groups))
+        return tolerated, f"{tolerated} of {len(groups)} groups: {name}; one liar spoils its group"
     updates = reducer.least if cohort is None else int(cohort)
     tolerated = reducer.tolerates(updates)
     return tolerated, f"{tolerated} of {updates} updates: {name}, which needs at least {reducer.least}"
@@ -142,6 +172,10 @@ def _liars(federation: Federation) -> tuple[int, str]:
 
 def _server(federation: Federation, spent: Mapping[Place, Guarantee]) -> str:
     """What the server sees of a node."""
+    if (secure := federation.strategy.scheme) is not None:
+        own = spent.get("client") or spent.get("record")
+        within = f". In every update is its node's own noise: {own}" if own is not None else ""
+        return explain_sums.seen(federation, secure) + within
     if "client" in spent or "record" in spent:
         guarantee = spent.get("client") or spent["record"]
         return f"each node's update of every round it takes part in, with the node's own noise in it: {guarantee}"
@@ -180,7 +214,14 @@ def _verdict(federation: Federation, policy: Policy) -> str:
 
 
 def _assumed(federation: Federation, spent: Mapping[Place, Guarantee]) -> str:
-    assumed = ["the server follows the protocol", "nodes' and the server's private keys are private"]
+    secure = federation.strategy.secure
+    assumed = ["nodes' and the server's private keys are private"]
+    if secure is None or secure.server == "curious":
+        assumed.insert(0, "the server follows the protocol")
+    if secure is not None:
+        assumed.append(
+            "nodes know whom they add up with: by their owners' lists (peers), or else as the server introduced them"
+        )
     if "server" in spent:
         assumed.append("the server adds the noise, and its disk and memory are its own")
         if spent["server"].sampling == "poisson":

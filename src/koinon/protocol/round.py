@@ -63,11 +63,15 @@ class RoundState:
         everyone = len(self.outcomes) == len(self.cohort)
         return everyone and not self.closing and self.sum is None and len(self.accepted) < self.needed
 
-    @property
-    def can_spare_one(self) -> bool:
-        """Whether enough can still be accepted when one of the missing never answers."""
-        waited_for = len(self.accepted) + len(self.missing)
-        return not self.closing and self.sum is None and waited_for > self.needed
+    def has_masked(self, node: ClientId) -> bool:
+        """Whether a node's masked update is here, which the others' masks count on."""
+        return self.sum is not None and node in self.sum.masked
+
+    def can_spare(self, node: ClientId) -> bool:
+        """Whether enough can still be accepted when one of the missing, this one, never answers."""
+        if self.sum is not None:
+            return not self.closing and not self.has_masked(node)
+        return not self.closing and len(self.accepted) + len(self.missing) > self.needed
 
 
 Step = tuple[RoundState, tuple[Effect, ...]]
@@ -103,33 +107,9 @@ def answered(state: RoundState, node: ClientId, message: Declined | Failed) -> S
     """A node says that it will not or cannot do its part."""
     if message.round != state.number or node not in state.cohort or node in state.outcomes or state.closing:
         return state, ()
-    if state.sum is not None and node in state.sum.masked:  # what others are masked with cannot be taken back
+    if state.has_masked(node):
         return state, ()
     return settled(state, node, "declined" if isinstance(message, Declined) else "failed", message.reason)
-
-
-def summed(state: RoundState) -> Step:
-    """Close when the secure sum is over."""
-    sum = state.sum
-    assert sum is not None
-    outcomes: dict[ClientId, Outcome] = dict.fromkeys(state.cohort, "refused")
-    outcomes.update(state.outcomes)
-    outcomes.update(dict.fromkeys(sum.survivors, "accepted"))
-    state = replace(state, outcomes=outcomes, closing=True)
-    accepted = state.accepted
-    offers = tuple(state.offers[node] for node in accepted)
-    return state, (Close(state.number, accepted, offers, sum.openings, sum.failed),)
-
-
-def ended(state: RoundState, spoiled: str) -> tuple[RoundState, str]:
-    """What a closed round came to, and, where updates were added up secretly, why those that do not count do not."""
-    if state.sum is None:
-        return state, ""
-    reason = spoiled or state.sum.failed
-    if not reason:
-        return state, f"its masked update is not in the sum of round {state.number}"
-    outcomes = {node: "refused" if outcome == "accepted" else outcome for node, outcome in state.outcomes.items()}
-    return replace(state, outcomes=outcomes), f"no update counts in round {state.number}: {reason}"
 
 
 def settled(state: RoundState, node: ClientId, outcome: Outcome, reason: str) -> Step:

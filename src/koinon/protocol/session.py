@@ -12,7 +12,7 @@ Rules:
     - rounds never go back, and after the last one every node that took part gets the final model;
     - a node is sent the model from where its copy ends, or what leads there from an earlier one that it holds, and once
       the model itself if it says that this does not lead there;
-    - where updates are added up secretly, `koinon.protocol.sums` says what a round waits for;
+    - where updates are added up secretly, `koinon.protocol.secret` says what a round waits for;
     - the session's own clock never runs backwards and never jumps: what the world's clock skips is not charged
       to anyone's deadline.
 """
@@ -24,7 +24,7 @@ from typing import Literal, TypeAlias, assert_never
 
 from koinon.core.types import ClientId, canonical
 from koinon.protocol import round as rounds
-from koinon.protocol import sums
+from koinon.protocol import secret, sums
 from koinon.protocol.events import (
     Arrived,
     Close,
@@ -69,8 +69,7 @@ from koinon.protocol.messages import (
 )
 from koinon.protocol.round import RoundState
 from koinon.protocol.state import Member, SessionState, Terms
-from koinon.protocol.sums import Sum, Wants
-from koinon.secure.server import Host
+from koinon.protocol.sums import Moment
 
 LONGEST_TICK_S = 10.0
 """Most session time that one tick can take, whatever the world's clock says."""
@@ -95,7 +94,9 @@ def step(terms: Terms, state: SessionState, event: Event) -> Step:
         case Arrived():
             if state.round is None:
                 return state, (_not_open(event.node, event.round, state),)
-            return _arrived(terms, state, state.round, event)
+            if state.round.sum is not None:
+                return _in_round(terms, state, secret.arrived(state.round, event, _moment(terms, state)))
+            return _in_round(terms, state, rounds.arrived(state.round, event))
         case Closed():
             return _closed(terms, state, event)
         case Tick():
@@ -118,7 +119,7 @@ def _joined(terms: Terms, state: SessionState, event: Joined) -> Step:
     if open_round.closing:
         return state, ()
     if open_round.sum is not None:
-        return _back(terms, state, open_round, open_round.sum, event.node)
+        return _back(terms, state, open_round, event.node)
     if event.node in open_round.missing:
         return _asked(terms, state, open_round, [event.node])
     if open_round.overdue and event.node not in open_round.cohort and terms.secret_cohort is None:
@@ -151,31 +152,22 @@ def _received(terms: Terms, state: SessionState, event: Received) -> Step:
         case Heartbeat():
             return state, (Send(node, Heartbeat()),)
         case Summing():
-            if (
-                (open_round := state.round) is None
-                or open_round.sum is None
-                or open_round.closing
-                or terms.host is None
-            ):
+            if state.round is None:
                 return state, ()
-            sum, effects = sums.heard(
-                _host(terms, open_round), open_round.sum, open_round.number, node, message.message, state.now
-            )
-            return _in_sum(terms, state, sum, effects)
+            result = secret.heard(state.round, node, message.message, _moment(terms, state))
+            return _in_round(terms, state, result)
         case Offer():
             if state.round is None:
                 return state, (_not_open(node, message.round, state),)
-            size = terms.update_bytes
-            if state.round.sum is not None and not state.round.closing and terms.host is not None:
-                size = sums.masked_bytes(_host(terms, state.round), state.round.sum, node)
-                if size is None:  # of an earlier attempt, or too late
-                    return state, (_left_out(node, message.round),) if state.round.sum.signing else ()
-            result = rounds.offered(state.round, node, message, size)
+            if state.round.sum is not None:
+                result = secret.offered(state.round, node, message)
+            else:
+                result = rounds.offered(state.round, node, message, terms.update_bytes)
             return _in_round(terms, shown(state, node, message.round), result)
         case Declined() | Failed():
             if state.round is None:
                 return state, ()
-            return _in_round(terms, state, rounds.answered(state.round, node, message))
+            return _settled(terms, state, rounds.answered(state.round, node, message))
         case Delivered():
             return _delivered(state, node, message)
         case Leave():
@@ -188,74 +180,47 @@ def _received(terms: Terms, state: SessionState, event: Received) -> Step:
             assert_never(message)
 
 
-def _arrived(terms: Terms, state: SessionState, open_round: RoundState, event: Arrived) -> Step:
-    """An offered update is here; a masked one counts when the sum does."""
-    if open_round.sum is None or terms.host is None:
-        return _in_round(terms, state, rounds.arrived(open_round, event))
-    offer = open_round.offers.get(event.node)
-    if open_round.closing or event.node in open_round.outcomes or offer is None or offer.round != event.round:
-        return state, ()
-    if offer.update.digest != event.digest:
-        return state, ()
-    if event.fault is not None:
-        return _in_round(terms, state, rounds.settled(open_round, event.node, "refused", event.fault))
-    sum, effects = sums.stored(
-        _host(terms, open_round), open_round.sum, open_round.number, event.node, offer, state.now
-    )
-    return _in_sum(terms, state, sum, effects)
-
-
-def _back(terms: Terms, state: SessionState, open_round: RoundState, sum: Sum, node: ClientId) -> Step:
-    """A node of the cohort is here again while its updates are added up secretly."""
-    if node not in open_round.missing or terms.host is None:
+def _back(terms: Terms, state: SessionState, open_round: RoundState, node: ClientId) -> Step:
+    """A node is here again while updates are added up secretly: it is asked again, unless its masked one is here."""
+    if node not in open_round.missing:
         return state, ()
     asked: tuple[Effect, ...] = ()
-    if node not in sum.masked:
+    if not open_round.has_masked(node):
         state, asked = _asked(terms, state, open_round, [node])
-    sum, effects = sums.returned(_host(terms, open_round), sum, node, state.now)
-    state, more = _in_sum(terms, state, sum, effects)
+    state, more = _in_round(terms, state, secret.returned(open_round, node, _moment(terms, state)))
     return state, (*asked, *more)
 
 
-def _in_sum(terms: Terms, state: SessionState, sum: Sum, effects: tuple[Effect, ...]) -> Step:
-    """Go on with the round's secure sum as far as it can."""
-    round = state.round
-    assert round is not None and terms.host is not None
-    gone = frozenset(node for node in round.cohort if not (node in state.members and state.members[node].here))
-    wants = Wants(round.wanted, state.now, round.deadline, terms.deadline_s, terms.silence_s)
-    sum, more = sums.timed(_host(terms, round), sum, round.number, round.outcomes.keys(), gone, wants)
-    round = replace(round, sum=sum)
-    if not sum.hall.over:
-        return replace(state, round=round), (*effects, *more)
-    if sum.failed and not sum.signing:
-        state, again = _tried_again(terms, state, round, sum)
-        return state, (*effects, *more, *again)
-    round, close = rounds.summed(round)
-    return replace(state, round=round), (*effects, *more, *close)
+def _moment(terms: Terms, state: SessionState) -> Moment:
+    gone = () if state.round is None else state.round.cohort
+    away = frozenset(node for node in gone if node not in state.members or not state.members[node].here)
+    return Moment(state.now, away, terms.deadline_s, terms.silence_s)
 
 
-def _host(terms: Terms, round: RoundState) -> Host:
-    assert terms.host is not None
-    return sums.wanting(terms.host, round.needed)
-
-
-def _tried_again(terms: Terms, state: SessionState, round: RoundState, sum: Sum) -> Step:
-    """Open the round once more, among those who are here now."""
-    if sum.attempt + 1 == ATTEMPTS:
-        reason = f"round {round.number} could not be added up in {ATTEMPTS} attempts; the last one: {sum.failed}"
+def _tried_again(terms: Terms, state: SessionState, round: RoundState) -> Step:
+    """Open a round whose secure sum was lost once more, among those who are here now."""
+    attempt = state.attempt + 1
+    if attempt == ATTEMPTS:
+        reason = (
+            f"round {round.number} could not be added up in {ATTEMPTS} attempts; the last one: {secret.lost(round)}"
+        )
         return _ended(state, "aborted", reason)
     excused = state.excused | round.outcomes.keys()
-    return _opened(terms, replace(state, round=None, attempt=sum.attempt + 1, excused=excused))
+    return _opened(terms, replace(state, round=None, attempt=attempt, excused=excused))
 
 
-def _left_out(node: ClientId, round: int) -> Send:
-    return Send(node, Refused(round, f"round {round} is added up without it"))
+def _settled(terms: Terms, state: SessionState, result: rounds.Step) -> Step:
+    """A node's part has ended, for which a secure sum waits no more."""
+    round, effects = result
+    round, more = secret.waited(round, _moment(terms, state))
+    return _in_round(terms, state, (round, (*effects, *more)))
 
 
 def _in_round(terms: Terms, state: SessionState, result: rounds.Step) -> Step:
     round, effects = result
-    if round.sum is not None and not round.closing:
-        return _in_sum(terms, replace(state, round=round), round.sum, effects)
+    if secret.lost(round):
+        state, more = _tried_again(terms, state, round)
+        return state, (*effects, *more)
     if not round.stuck or round == state.round:
         return replace(state, round=round), effects
     state, more = _extended(terms, state, round)
@@ -277,41 +242,19 @@ def _delivered(state: SessionState, node: ClientId, message: Delivered) -> Step:
 def _gone(terms: Terms, state: SessionState, node: ClientId, message: Leave) -> Step:
     members = {name: member for name, member in state.members.items() if name != node}
     state, effects = replace(state, members=members), (Disconnect(node, "until next time", final=True),)
-    spared = state.round is not None and (state.round.can_spare_one or state.round.sum is not None)
-    if state.round is not None and node in state.round.missing and spared and not _masked(state.round, node):
-        state, more = _in_round(terms, state, rounds.settled(state.round, node, "declined", f"left: {message.reason}"))
+    if state.round is not None and node in state.round.missing and state.round.can_spare(node):
+        result = rounds.settled(state.round, node, "declined", f"left: {message.reason}")
+        state, more = _settled(terms, state, result)
         return state, (*effects, *more)
     return state, effects
-
-
-def _masked(round: RoundState, node: ClientId) -> bool:
-    return round.sum is not None and node in round.sum.masked
 
 
 def _closed(terms: Terms, state: SessionState, event: Closed) -> Step:
     if state.round is None or event.round != state.round.number:
         return state, ()
-    told = _told_outcomes(state.round, event.spoiled)
+    told = secret.told(state.round, event.spoiled)
     state, effects = _next(terms, state, event)
     return state, (*told, *effects)
-
-
-def _told_outcomes(round: RoundState, spoiled: str) -> tuple[Effect, ...]:
-    """Whose updates counted in a round that was added up secretly; those hear it by the next task, or the end."""
-    if round.sum is None:
-        return ()
-    ended, reason = rounds.ended(round, spoiled)
-    known = {node for node, outcome in round.outcomes.items() if outcome in ("declined", "failed")}
-    effects: list[Effect] = []
-    for node in ended.cohort:
-        if node in known:
-            continue
-        if ended.outcomes[node] == "accepted":
-            effects.append(Persist(Settled(round.number, node, "accepted", "", round.offers[node])))
-        else:
-            refused = Settled(round.number, node, "refused", reason)
-            effects += [Persist(refused), Send(node, Refused(round.number, reason))]
-    return tuple(effects)
 
 
 def _next(terms: Terms, state: SessionState, event: Closed) -> Step:
@@ -364,7 +307,7 @@ def _opened(terms: Terms, state: SessionState) -> Step:
     if terms.host is not None:
         if not sums.admissible(terms.host, len(cohort)):
             return state, ()
-        opened = replace(opened, sum=sums.begun(number, state.attempt, cohort, state.now))
+        opened = secret.begun(terms.host, opened, state.attempt, state.now)
     if not cohort:  # Poisson sampling may choose nobody; without noise the model stays
         return replace(state, round=replace(opened, closing=True)), (record, Close(number, (), ()))
     state, effects = _asked(terms, replace(state, round=opened), opened, cohort)
@@ -428,7 +371,7 @@ def _due(terms: Terms, state: SessionState) -> Step:
     if round is None:
         return _opened(terms, state)
     if round.sum is not None:
-        return (state, ()) if round.closing else _in_sum(terms, state, round.sum, ())
+        return _in_round(terms, state, secret.waited(round, _moment(terms, state)))
     round, effects = rounds.expired(round, state.now)
     state = replace(state, round=round)
     if not round.closing and state.now >= round.deadline:
@@ -478,16 +421,8 @@ def restored(
     if not opened.cohort:
         return replace(state, round=replace(round, closing=True)), (Close(opened.round, (), ()),)
     if terms.host is not None:
-        return _resumed(terms, replace(state, attempt=opened.attempt), round, summed)
+        state = replace(state, round=round, attempt=opened.attempt)
+        resumed = secret.resumed(terms.host, round, opened.attempt, summed, _moment(terms, state))
+        return _in_round(terms, state, resumed)
     round, effects = rounds.closed_if_complete(round)
     return replace(state, round=round), effects
-
-
-def _resumed(terms: Terms, state: SessionState, round: RoundState, records: Sequence[Summed]) -> Step:
-    """Go again through all that happened in a secure sum."""
-    assert terms.host is not None
-    sum = sums.begun(round.number, state.attempt, round.cohort, state.now)
-    for record in records:
-        sum = sums.repeated(_host(terms, round), sum, record, state.now)
-    offers = {record.node: record.offer for record in records if record.node is not None and record.offer is not None}
-    return _in_sum(terms, replace(state, round=replace(round, offers=offers)), sum, ())

@@ -56,6 +56,7 @@ class Sum:
     """The secure sum of an open round.
 
     Attributes:
+        host: What the server knows beforehand.
         hall: How far it is.
         attempt: The how manieth try, from 0.
         since: Session time when the phase of each group began.
@@ -64,6 +65,7 @@ class Sum:
         signing: Whether anybody was asked to sign who survived.
     """
 
+    host: Host
     hall: HallState
     attempt: int
     since: tuple[float, ...]
@@ -119,12 +121,12 @@ def number(round: int, attempt: int) -> int:
     return (round - 1) * ATTEMPTS + attempt + 1
 
 
-def begun(round: int, attempt: int, cohort: Iterable[ClientId], now: float) -> Sum:
+def begun(host: Host, round: int, attempt: int, cohort: Iterable[ClientId], now: float) -> Sum:
     """A sum among these nodes, of whom nobody has said anything."""
-    return Sum(HallState(ServerState(number(round, attempt), tuple(cohort))), attempt, (now,))
+    return Sum(host, HallState(ServerState(number(round, attempt), tuple(cohort))), attempt, (now,))
 
 
-def heard(host: Host, sum: Sum, round: int, node: ClientId, data: bytes, now: float) -> Step:
+def heard(sum: Sum, round: int, node: ClientId, data: bytes, now: float) -> Step:
     """A node said something in the sum's own words."""
     try:
         message: messages.FromClient = messages.decode(data, messages.FromClient, CHUNK_BYTES)
@@ -132,26 +134,26 @@ def heard(host: Host, sum: Sum, round: int, node: ClientId, data: bytes, now: fl
             raise ProtocolViolation("a masked update is offered, and comes in chunks")
     except ProtocolViolation as error:
         return sum, (Disconnect(node, str(error), final=True),)
-    after, effects = _step(host, sum, Received(node, message), now)
+    after, effects = _step(sum, Received(node, message), now)
     if after.hall == sum.hall:
         return after, effects
     return after, (Persist(Summed(round, node, data)), *effects)
 
 
-def stored(host: Host, sum: Sum, round: int, node: ClientId, offer: Offer, now: float) -> Step:
+def stored(sum: Sum, round: int, node: ClientId, offer: Offer, now: float) -> Step:
     """A node's masked update is durable."""
-    after, effects = _step(host, sum, Stored(node, bytes.fromhex(offer.update.digest)), now)
+    after, effects = _step(sum, Stored(node, bytes.fromhex(offer.update.digest)), now)
     if after.hall == sum.hall:
         return after, effects
     return after, (Persist(Summed(round, node, offer=offer)), *effects)
 
 
-def returned(host: Host, sum: Sum, node: ClientId, now: float) -> Step:
+def returned(sum: Sum, node: ClientId, now: float) -> Step:
     """A node is back and may have missed what it was told."""
-    return _step(host, sum, Returned(node), now)
+    return _step(sum, Returned(node), now)
 
 
-def repeated(host: Host, sum: Sum, record: Summed, now: float) -> Sum:
+def repeated(sum: Sum, record: Summed, now: float) -> Sum:
     """The sum after what a record says, told to nobody."""
     event: ServerEvent
     if record.node is None:
@@ -160,73 +162,70 @@ def repeated(host: Host, sum: Sum, record: Summed, now: float) -> Sum:
         event = Stored(record.node, bytes.fromhex(record.offer.update.digest))
     else:
         event = Received(record.node, messages.decode(record.message, messages.FromClient, CHUNK_BYTES))
-    return _step(host, sum, event, now)[0]
+    return _step(sum, event, now)[0]
 
 
-def masked_bytes(host: Host, sum: Sum, node: ClientId) -> int | None:
+def masked_bytes(sum: Sum, node: ClientId) -> int | None:
     """Bytes of the masked update that a node is to offer now; None if none is wanted of it."""
     room = sum.hall.rooms[sum.hall.room(node)]
     if room.phase != "mask" or node not in server.awaited(room) | room.masked.keys():
         return None
-    return server.cohort(host, room).ring.wire_bytes
-
-
-def timed(host: Host, sum: Sum, round: int, out: Collection[ClientId], gone: Set[ClientId], wants: "Wants") -> Step:
-    """End each phase that need not be waited for any more.
-
-    Args:
-        out: Whose part in the round has ended.
-        gone: Who is not connected.
-        wants: What the round waits for.
-    """
-    effects: tuple[Effect, ...] = ()
-    while (due := _due(host, sum, frozenset(out), gone, wants)) is not None:
-        sum, more = _step(host, sum, Elapsed(due), wants.now)
-        effects = (*effects, Persist(Summed(round, None, group=due)), *more)
-    return sum, effects
+    return server.cohort(sum.host, room).ring.wire_bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Wants:
-    """What a round waits for.
+class Moment:
+    """What of the world a sum is told.
 
     Attributes:
-        wanted: Masked updates that are enough.
         now: Session time.
-        deadline: When masked updates must be there.
-        deadline_s: How long a later phase may take.
-        silence_s: How long one is waited for that says nothing.
+        gone: Who is not connected.
+        deadline_s: Seconds that the phases after the masked updates may take.
+        silence_s: Seconds that one is waited for who says nothing, where there is nothing to compute.
     """
 
-    wanted: int
     now: float
-    deadline: float
+    gone: Set[ClientId]
     deadline_s: float
     silence_s: float
 
 
-def _due(host: Host, sum: Sum, out: frozenset[ClientId], gone: Set[ClientId], wants: Wants) -> int | None:
+def timed(sum: Sum, round: int, out: Collection[ClientId], wanted: int, deadline: float, moment: Moment) -> Step:
+    """End each phase that need not be waited for any more.
+
+    Args:
+        out: Whose part in the round has ended.
+        wanted: Masked updates that are enough.
+        deadline: Session time when masked updates must be there.
+    """
+    effects: tuple[Effect, ...] = ()
+    while (due := _due(sum, frozenset(out), wanted, deadline, moment)) is not None:
+        sum, more = _step(sum, Elapsed(due), moment.now)
+        effects = (*effects, Persist(Summed(round, None, group=due)), *more)
+    return sum, effects
+
+
+def _due(sum: Sum, out: frozenset[ClientId], wanted: int, deadline: float, moment: Moment) -> int | None:
     """A group whose phase is to end."""
     for place, (room, since) in enumerate(zip(sum.hall.rooms, sum.since, strict=True)):
         if room.phase in _LAST:
             continue
-        awaited = server.awaited(room) - out
+        awaited, waited = server.awaited(room) - out, moment.now - since
         if room.phase == "mask":
-            over, last = len(sum.masked) >= wants.wanted or wants.now >= wants.deadline, wants.deadline
+            over = len(sum.masked) >= wanted or moment.now >= deadline
         else:
-            waited = wants.now - since
-            over = waited >= wants.silence_s or (waited >= GRACE_S and awaited <= gone)
-            last = since + wants.deadline_s if sum.signing else wants.deadline
+            over = waited >= moment.silence_s or (waited >= GRACE_S and awaited <= moment.gone)
         if awaited and not over:
             continue
-        hopeless = any(isinstance(effect, Abort) for effect in groups.step(host, sum.hall, Elapsed(place))[1])
-        if not hopeless or wants.now >= last:
+        last = since + moment.deadline_s if room.phase in _SIGNING else deadline
+        hopeless = any(isinstance(effect, Abort) for effect in groups.step(sum.host, sum.hall, Elapsed(place))[1])
+        if not hopeless or moment.now >= last:
             return place
     return None
 
 
-def _step(host: Host, sum: Sum, event: ServerEvent, now: float) -> Step:
-    hall, said = groups.step(host, sum.hall, event)
+def _step(sum: Sum, event: ServerEvent, now: float) -> Step:
+    hall, said = groups.step(sum.host, sum.hall, event)
     before = [(room.phase, since) for room, since in zip(sum.hall.rooms, sum.since, strict=True)]
     phases = [room.phase for room in hall.rooms]
     if len(before) != len(phases):  # the groups have formed

@@ -27,8 +27,7 @@ from koinon.durable.spool import Spool
 from koinon.durable.store import EVERYBODY, Durable, Evaluated, Store
 from koinon.evaluate.evaluation import central, of_evaluation, of_training
 from koinon.federation import Federation
-from koinon.protocol import round as rounds
-from koinon.protocol import session
+from koinon.protocol import secret, session
 from koinon.protocol.events import (
     Arrived,
     Close,
@@ -168,7 +167,7 @@ class Coordinator:
         closed: list[RoundState] = []
         for event in events:
             if isinstance(event, Closed) and state.round is not None and event.round == state.round.number:
-                closed.append(rounds.ended(state.round, event.spoiled)[0])
+                closed.append(secret.ended(state.round, event.spoiled)[0])
             state, more = session.step(self.terms, state, event)
             effects.extend(more)
         records = [self._record(round) for round in closed]

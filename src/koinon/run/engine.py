@@ -9,6 +9,7 @@ from koinon.core.noise import Noise
 from koinon.core.types import ClientId, Vector
 from koinon.data.population import Population
 from koinon.federation import Federation
+from koinon.run.chunks import cut
 from koinon.run.work import ClientState, Local, train
 from koinon.update.stage import Told
 
@@ -19,7 +20,7 @@ class Engine(Protocol):
     def train(
         self, round: int, cohort: Sequence[ClientId], model: Vector, states: Mapping[ClientId, ClientState], told: Told
     ) -> Iterator[tuple[ClientId, Local | ClientFailed]]:
-        """What each client made, in the order of `cohort`; made as it is asked for, and kept by nobody else.
+        """What each client made, in the order of `cohort`; kept by nobody else, and its bytes valid until the next.
 
         Args:
             round: Round number.
@@ -28,6 +29,9 @@ class Engine(Protocol):
             states: State of each client of the cohort, empty before its first round.
             told: What the server tells the stages.
         """
+
+    def close(self) -> None:
+        """Give back what it holds; nothing is trained any more."""
 
 
 MakeEngine: TypeAlias = Callable[[Federation, Population, int], Engine]
@@ -45,11 +49,26 @@ class InProcess:
     def train(
         self, round: int, cohort: Sequence[ClientId], model: Vector, states: Mapping[ClientId, ClientState], told: Told
     ) -> Iterator[tuple[ClientId, Local | ClientFailed]]:
-        """Each client's data exists only while it is trained."""
-        for client in cohort:
-            try:
-                data = self.population[client]
-                noise = Noise.seeded(self.seed)
-                yield client, train(self.federation, self.seed, noise, round, client, model, data, states[client], told)
-            except ClientFailed as failure:
-                yield client, failure
+        """Each client's data exists only while its chunk is trained."""
+        for clients in cut(cohort):
+            made = self.chunk(round, clients, model, [states[client] for client in clients], told)
+            yield from zip(clients, made, strict=True)
+
+    def chunk(
+        self, round: int, clients: Sequence[ClientId], model: Vector, states: Sequence[ClientState], told: Told
+    ) -> Iterator[Local | ClientFailed]:
+        """What each client of a chunk made, as it is asked for."""
+        for client, state in zip(clients, states, strict=True):
+            yield self._client(round, client, model, state, told)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def _client(
+        self, round: int, client: ClientId, model: Vector, state: ClientState, told: Told
+    ) -> Local | ClientFailed:
+        try:
+            data, noise = self.population[client], Noise.seeded(self.seed)
+            return train(self.federation, self.seed, noise, round, client, model, data, state, told)
+        except ClientFailed as failure:
+            return failure

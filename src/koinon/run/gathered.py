@@ -115,5 +115,5 @@ class Gathered:
         if isinstance(self._reducer, Summing):
             self._sum = self._reducer.add(self._sum, row, weight)
         else:
-            self._rows.append(row)
+            self._rows.append(row.clone())  # what it lies in belongs to the engine
         self._weights.append(weight)

@@ -2,7 +2,10 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from koinon.core.errors import AdmissionError, ClientFailed, Unavailable
@@ -30,9 +33,11 @@ from koinon.protocol.events import (
 from koinon.protocol.messages import Blob
 from koinon.protocol.state import Terms
 from koinon.run.app import new_run_id
+from koinon.run.attacked import Attacked
 from koinon.run.conversation import Conversation
 from koinon.run.engine import Engine, InProcess, MakeEngine
 from koinon.run.gathered import Gathered
+from koinon.run.pool import Pool
 from koinon.run.result import Run
 from koinon.run.secretly import gathered as gather
 from koinon.run.work import (
@@ -67,13 +72,13 @@ def simulate(
     network: Network | Callable[[ClientId], Network] | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Run a federation in this process. Equal seeds give equal bits.
+    """Run a federation on this machine. Equal seeds give equal bits, however many workers.
 
     Args:
         federation: What is trained.
         population: The clients.
         seed: Of everything that is drawn.
-        workers: Processes that train clients; must be 1, this one, in this version.
+        workers: Processes that train clients; with 1 it is this one, with more they are forked from it (Linux).
         runs: Folder of the runs' folders.
         name: What the run's id and its report call it: an app's file, for instance.
         clients: The number of clients that was asked for, to be recorded with the run.
@@ -84,11 +89,11 @@ def simulate(
         progress: Told what happens; by default a live view in terminals and notebooks.
 
     Raises:
-        AdmissionError: if a run to be resumed is of another definition or seed.
+        AdmissionError: if a run to be resumed is of another definition or seed, or there cannot be such workers.
         ClientFailed: if every client of a round failed.
+        Unavailable: if worker processes die.
     """
-    if workers != 1:
-        raise AdmissionError(f"this version trains clients in one process; use workers=1, not {workers}")
+    make = _on(workers, engine)
     _check_population(federation, len(population.ids))
     layout = federation.learner.layout
     info = RunInfo(
@@ -108,16 +113,29 @@ def simulate(
     folder = Path(runs) / info.id
     if resume is not None and not (folder / "run.db").exists():
         raise Unavailable(f"there is no run {resume} in {runs}; `koinon runs list` shows those there are")
-    store = Store(folder)
-    info = _agreed(store.info(), info)
-    progress = progress or progress_for()
-    try:
+    with closing(make(federation, population, seed)) as trainer, closing(Store(folder)) as store:
+        info = _agreed(store.info(), info)
+        progress = progress or progress_for()
         with progress.following(info):
-            trained = engine(federation, population, seed)
-            _Simulation(federation, population, info, store, trained, _networks(network or info.network), progress).go()
+            _Simulation(federation, population, info, store, trainer, _networks(network or info.network), progress).go()
         return Run.read(store, layout).publish()
-    finally:
-        store.close()
+
+
+def _on(workers: int, engine: MakeEngine) -> MakeEngine:
+    """The engine on so many worker processes.
+
+    Raises:
+        AdmissionError: if there are fewer than one, or the engine is not one of Koinon's.
+    """
+    if workers < 1:
+        raise AdmissionError(f"{workers} workers cannot train; give workers=1, this process, or more")
+    if workers == 1:
+        return engine
+    if isinstance(engine, Attacked):
+        return replace(engine, within=_on(workers, engine.within))
+    if engine is not InProcess:
+        raise AdmissionError(f"this engine decides by itself where it trains; use workers=1, not {workers}")
+    return partial(Pool, workers=workers)
 
 
 def _check_population(federation: Federation, clients: int) -> None:

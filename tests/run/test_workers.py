@@ -1,9 +1,11 @@
 """Worker processes: the bits of one process, whatever is trained, whoever dies, however many there are."""
 
 import functools
+import json
 import multiprocessing
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -274,3 +276,26 @@ def test_an_app_on_the_command_line(tmp_path):
         return next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("digest"))
 
     assert digest(1) == digest(2)
+
+
+def test_a_run_says_how_its_clients_are_trained(tmp_path):
+    def said(made: kn.Federation) -> list[str]:
+        run = simulate(made, tmp_path, 2)
+        assert run.history[-1].round == 3
+        with sqlite3.connect(run.path / "run.db") as database:
+            rows = database.execute("SELECT fields FROM audit WHERE event = 'clients are trained'")
+            return [json.loads(fields)["how"] for (fields,) in rows]
+
+    assert said(federation()) == ["4 at a time, at once where they hold equally many examples"]
+    assert said(federation(sample=kn.Uniform(19))) == ["one by one"]
+    assert said(kn.Federation(learner(batched=False), kn.fedavg(), 3, QUIET)) == ["one by one"]
+
+
+def test_training_at_once_is_used_and_close_to_one_by_one(tmp_path):
+    at_once, alone = (
+        simulate(kn.Federation(learner(batched=batched), kn.fedavg(), 1, QUIET), tmp_path, 2)
+        for batched in (True, False)
+    )
+    start = learner().initial(0)
+    assert at_once.digest != alone.digest
+    assert (at_once.vector - alone.vector).norm() <= 1e-5 * (alone.vector - start).norm()

@@ -6,11 +6,14 @@ from typing import Protocol, TypeAlias
 
 from koinon.core.errors import ClientFailed
 from koinon.core.noise import Noise
+from koinon.core.rng import generator
 from koinon.core.types import ClientId, Vector
 from koinon.data.population import Population
+from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
-from koinon.run.chunks import cut
-from koinon.run.work import ClientState, Local, train
+from koinon.learn.learner import CohortLearner
+from koinon.run.chunks import chunk_size, cut
+from koinon.run.work import ClientState, Local, packed, task_of, train
 from koinon.update.stage import Told
 
 
@@ -32,6 +35,13 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give back what it holds; nothing is trained any more."""
+
+
+def path_of(federation: Federation, cohort: int) -> str:
+    """How the clients of a cohort of so many are trained, for the run's record."""
+    size = chunk_size(cohort)
+    together = size > 1 and getattr(federation.learner, "together", False)
+    return f"{size} at a time, at once where they hold equally many examples" if together else "one by one"
 
 
 MakeEngine: TypeAlias = Callable[[Federation, Population, int], Engine]
@@ -57,12 +67,44 @@ class InProcess:
     def chunk(
         self, round: int, clients: Sequence[ClientId], model: Vector, states: Sequence[ClientState], told: Told
     ) -> Iterator[Local | ClientFailed]:
-        """What each client of a chunk made, as it is asked for."""
+        """What each client of a chunk made; where the learner trains none at once, as it is asked for."""
+        if len(clients) > 1 and getattr(self.federation.learner, "together", False):
+            yield from self._together(round, clients, model, states, told)
+            return
         for client, state in zip(clients, states, strict=True):
             yield self._client(round, client, model, state, told)
 
     def close(self) -> None:
         """Nothing to give back."""
+
+    def _together(
+        self, round: int, clients: Sequence[ClientId], model: Vector, states: Sequence[ClientState], told: Told
+    ) -> Iterator[Local | ClientFailed]:
+        federation, seed, noise = self.federation, self.seed, Noise.seeded(self.seed)
+        learner, judged = federation.learner, federation.evaluation.federated
+        assert isinstance(learner, CohortLearner)
+        datas, made = {}, {}
+        for client in clients:
+            try:
+                data = self.population[client]
+                datas[client] = data, on_client(learner, model, data) if judged else {}
+            except ClientFailed as failure:
+                made[client] = failure
+        updates = learner.train_cohort(
+            model,
+            [data.train for data, _ in datas.values()],
+            [task_of(federation, noise, round, client) for client in datas],
+            [generator(seed, "train", round, client) for client in datas],
+        )
+        trained = dict(zip(datas, updates, strict=True))
+        for client, state in zip(clients, states, strict=True):
+            update = made.get(client) or trained[client]
+            try:
+                if isinstance(update, ClientFailed):
+                    raise update
+                yield packed(federation, seed, noise, round, client, update, datas[client][1], state, told)
+            except ClientFailed as failure:
+                yield failure
 
     def _client(
         self, round: int, client: ClientId, model: Vector, state: ClientState, told: Told

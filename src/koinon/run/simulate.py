@@ -21,6 +21,7 @@ from koinon.durable.spending import Release
 from koinon.durable.store import EVERYBODY, Evaluated, Store
 from koinon.evaluate.evaluation import central, on_client
 from koinon.federation import Federation
+from koinon.learn.guard import one_thread
 from koinon.privacy.admission import fault_of_delta
 from koinon.protocol.events import (
     Closed,
@@ -32,10 +33,11 @@ from koinon.protocol.events import (
 )
 from koinon.protocol.messages import Blob
 from koinon.protocol.state import Terms
+from koinon.run.allocator import give_back, hold_on
 from koinon.run.app import new_run_id
 from koinon.run.attacked import Attacked
 from koinon.run.conversation import Conversation
-from koinon.run.engine import Engine, InProcess, MakeEngine
+from koinon.run.engine import Engine, InProcess, MakeEngine, path_of
 from koinon.run.gathered import Gathered
 from koinon.run.pool import Pool
 from koinon.run.result import Run
@@ -113,11 +115,13 @@ def simulate(
     folder = Path(runs) / info.id
     if resume is not None and not (folder / "run.db").exists():
         raise Unavailable(f"there is no run {resume} in {runs}; `koinon runs list` shows those there are")
+    hold_on()
     with closing(make(federation, population, seed)) as trainer, closing(Store(folder)) as store:
         info = _agreed(store.info(), info)
         progress = progress or progress_for()
         with progress.following(info):
             _Simulation(federation, population, info, store, trainer, _networks(network or info.network), progress).go()
+        give_back()
         return Run.read(store, layout).publish()
 
 
@@ -185,6 +189,7 @@ class _Simulation:
         self.engine = engine
         self.network = network
         self.progress = progress
+        self.path = ""
         self.server = self._restored()
         model = Blob(checkpoint.digest(self.server.model), 4 * info.parameters)
         terms = Terms(info.rounds, self._draw, minimum_nodes=0, quorum=_ANY, least=federation.strategy.least)
@@ -222,18 +227,26 @@ class _Simulation:
         began = time.perf_counter()
         self.store.persist(opened)
         self.progress.opened(opened.round, opened.cohort)
+        self._note_path(opened)
         gathered = gather(self.federation, self.info.seed, opened.round, opened.cohort)
         change, closing = None, not opened.cohort
         states = {client: self._client_state(client) for client in opened.cohort}
         model, told = self.server.model, self.conversation.state.told
         if opened.cohort:
-            for client, result in self.engine.train(opened.round, opened.cohort, model, states, told):
-                closing |= self._take(opened.round, gathered, client, result)
+            with one_thread():  # a second one would wait for work by spinning, on a core that workers want
+                for client, result in self.engine.train(opened.round, opened.cohort, model, states, told):
+                    closing |= self._take(opened.round, gathered, client, result)
         if not closing or not gathered.complete():
             raise ClientFailed(gathered.shortage())
         if opened.cohort or self.federation.protections:
             self.server, change = gathered.advanced(self.server)
         return self._close(opened, gathered, change, began)
+
+    def _note_path(self, opened: RoundOpened) -> None:
+        """Record how clients are trained, where that is new."""
+        if opened.cohort and (path := path_of(self.federation, len(opened.cohort))) != self.path:
+            self.path = path
+            self.store.note("clients are trained", round=opened.round, how=path)
 
     def _take(self, round: int, gathered: Gathered, client: ClientId, result: Local | ClientFailed) -> bool:
         """Take one client's result; whether the round can be added up."""

@@ -11,7 +11,7 @@ from koinon.core.errors import ClientFailed
 from koinon.core.noise import Noise
 from koinon.core.rng import generator
 from koinon.core.statistics import Metrics
-from koinon.core.types import ClientId, Cohort, Vector, finite
+from koinon.core.types import ClientId, Cohort, Update, Vector, finite
 from koinon.data.dataset import DataSet
 from koinon.durable.checkpoint import ServerState
 from koinon.evaluate.evaluation import on_client
@@ -121,10 +121,38 @@ def train(
     Raises:
         ClientFailed: if training fails or anything that would be sent is not finite.
     """
+    learner = federation.learner
+    metrics = on_client(learner, model, data) if federation.evaluation.federated else {}
+    rng = generator(seed, "train", round, client)
+    update = learner.train(model, data.train, task_of(federation, noise, round, client), rng)
+    return packed(federation, seed, noise, round, client, update, metrics, state, told)
+
+
+def task_of(federation: Federation, noise: Noise, round: int, client: ClientId) -> LocalTask:
+    """What a round asks of a client's training; `noise` is the client's own, of the whole run."""
+    return LocalTask(round, federation.strategy.correction, noise.of("train", round, client))
+
+
+def packed(
+    federation: Federation,
+    seed: int,
+    noise: Noise,
+    round: int,
+    client: ClientId,
+    update: Update,
+    metrics: Metrics,
+    state: ClientState,
+    told: Told,
+) -> Local:
+    """Take a trained update through the stages to bytes; the arguments are those of `train`.
+
+    Args:
+        metrics: Of the received model on the client's held-out data.
+
+    Raises:
+        ClientFailed: if anything that would be sent is not finite.
+    """
     learner, strategy = federation.learner, federation.strategy
-    metrics = dict(on_client(learner, model, data)) if federation.evaluation.federated else {}
-    task = LocalTask(round, strategy.correction, noise.of("train", round, client))
-    update = learner.train(model, data.train, task, generator(seed, "train", round, client))
     context = Context(
         round,
         strategy.before,
@@ -146,7 +174,7 @@ def train(
     state = {**stages, **{f"{CODEC}{name}": tensor for name, tensor in memory.items()}}
     if federation.protections:
         return Local(encoded, float(update.weight), 1, {}, state)
-    return Local(encoded, float(update.weight), int(update.examples), metrics | dict(update.metrics), state)
+    return Local(encoded, float(update.weight), int(update.examples), {**metrics, **update.metrics}, state)
 
 
 def aggregated(

@@ -1,10 +1,9 @@
 """One round's rules, for every order in which things can happen."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from koinon.protocol import round as rounds
 from koinon.protocol.events import Arrived, Close, Expect, Persist, RoundExtended, Send, Settled

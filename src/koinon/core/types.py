@@ -21,7 +21,12 @@ def canonical(clients: Iterable[ClientId]) -> list[ClientId]:
 
     So `"2"` comes before `"10"`, and the bits of a sum depend neither on arrival nor on the runtime.
     """
-    return sorted(clients, key=lambda client: (len(client), client))
+    return sorted(clients, key=in_order)
+
+
+def in_order(client: ClientId) -> tuple[int, ClientId]:
+    """What the canonical order goes by."""
+    return len(client), client
 
 
 def finite(vector: torch.Tensor) -> bool:

@@ -1,9 +1,8 @@
 """How one model leads to the next: what a node that holds an earlier one is sent in place of the present one."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-import msgspec
+from msgspec.structs import replace
 
 from koinon.core.types import ClientId
 from koinon.protocol.events import Stream
@@ -30,7 +29,7 @@ def shown(state: SessionState, node: ClientId, round: int) -> SessionState:
     if state.round is None or state.round.number != round:
         return state
     member = state.members[node]
-    ready = msgspec.structs.replace(member.ready, model=state.model.digest, offset=state.model.size)
+    ready = replace(member.ready, model=state.model.digest, offset=state.model.size)
     return replace(state, members={**state.members, node: replace(member, ready=ready)})
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from koinon.core.statistics import Metrics
 from koinon.core.types import ClientId, Vector
 from koinon.durable.checkpoint import ServerState
 from koinon.durable.history import Participation
+from koinon.durable.store import EVERYBODY, Evaluated
 from koinon.evaluate.evaluation import of_evaluation, of_training
 from koinon.federation import Federation
 from koinon.protocol.messages import Accepted, Blob, Offer, Summing
@@ -55,15 +55,18 @@ class SecretlyGathered(Gathered):
         self.parts = [self._judged(part, survivors) for part in self.parts]
         return len(found) >= self._federation.strategy.least_rows
 
+    def records(self) -> Sequence[Evaluated]:
+        """Only the sum of what clients say is known."""
+        return (Evaluated(self.round - 1, EVERYBODY, self.evaluated),) if self.evaluated else ()
+
     def shortage(self) -> str:
         """Why the round cannot close."""
         return f"round {self.round} has no secure sum: {'; '.join(self._reasons)}"
 
-    def _counted(self, client: ClientId, local: Local, traffic: Traffic) -> Metrics:
+    def _counted(self, client: ClientId, local: Local, traffic: Traffic) -> None:
         self.parts.append(Participation(client, "accepted", bytes_up=traffic.up, bytes_down=traffic.down))
         update, ring = InMemory(local.encoded), self._sums.ring
         self._sums.add(client, contribution(self._federation, self._seed, self.round, client, ring, update, local))
-        return {}
 
     def _reduced(self, server: ServerState) -> tuple[ServerState, Vector]:
         server, total, self._weights = together(self._federation, self._seed, self.round, server, self._totals)

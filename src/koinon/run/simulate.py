@@ -18,7 +18,7 @@ from koinon.durable import checkpoint
 from koinon.durable.checkpoint import ServerState
 from koinon.durable.history import RoundRecord, RunInfo
 from koinon.durable.spending import Release
-from koinon.durable.store import EVERYBODY, Evaluated, Store
+from koinon.durable.store import Evaluated, Store
 from koinon.evaluate.evaluation import central, on_client
 from koinon.federation import Federation
 from koinon.learn.guard import one_thread
@@ -203,11 +203,13 @@ class _Simulation:
             record = next(effect.record for effect in effects if isinstance(effect, Persist))
             assert isinstance(record, RoundOpened)
             cohort, effects = record.cohort, self._round(record)
-        alone = self.federation.evaluation.federated and self.federation.strategy.secure is None
-        if alone and cohort:
-            for client in cohort:
-                metrics = on_client(self.federation.learner, self.server.model, self.population[client])
-                self.store.evaluated(self.info.rounds, client, metrics)
+        if self.federation.evaluation.federated and self.federation.strategy.secure is None:
+            self.store.persist(*(said for said in map(self._final, cohort) if said.metrics))
+
+    def _final(self, client: ClientId) -> Evaluated:
+        """What a client says of the final model."""
+        metrics = on_client(self.federation.learner, self.server.model, self.population[client])
+        return Evaluated(self.info.rounds, client, metrics)
 
     def _restored(self) -> ServerState:
         if self.store.info() is not None:
@@ -252,11 +254,10 @@ class _Simulation:
         """Take one client's result; whether the round can be added up."""
         said = result if isinstance(result, ClientFailed) else gathered.offer(result)
         traffic, closing = self.conversation.reply(round, client, said)
-        evaluated = gathered.take(client, result, traffic)
+        gathered.take(client, result, traffic)
         if isinstance(result, ClientFailed):
             self.progress.replied(round, client, "failed", str(result))
         else:
-            self.store.evaluated(round - 1, client, evaluated)
             self.progress.replied(round, client, "accepted")
         return closing
 
@@ -282,7 +283,7 @@ class _Simulation:
             decision=decision(self.federation, self.server),
             network_s=self._waited(gathered),
         )
-        self.store.persist(record, *self._told_in_sum(gathered))
+        self.store.persist(record, *gathered.records())
         self.store.drop_checkpoints(before=opened.round)
         if gathered.evaluated:
             self.progress.evaluated(opened.round - 1, values(gathered.evaluated))
@@ -293,12 +294,6 @@ class _Simulation:
             if isinstance(effect, Persist) and isinstance(effect.record, RunEnded):
                 self.store.persist(effect.record)
         return effects
-
-    def _told_in_sum(self, gathered: Gathered) -> tuple[Evaluated, ...]:
-        """What clients say of the model before, where only the sum of it is known."""
-        if self.federation.strategy.secure is None or not gathered.evaluated:
-            return ()
-        return (Evaluated(gathered.round - 1, EVERYBODY, gathered.evaluated),)
 
     def _waited(self, gathered: Gathered) -> float | None:
         """Seconds that the slowest client's bytes would have been under way; None where there is no network."""

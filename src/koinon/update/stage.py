@@ -4,7 +4,7 @@ A stage says what it needs of an update and what it gives; `Chain.admit` compose
 federation is built, so what cannot work is refused before anyone trains.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -32,7 +32,7 @@ class Context:
         round: Round number, from 1.
         spec: What is known of an update before the stage.
         layout: Which part of an update is which tensor.
-        public: Draws that others may know, since they follow from the run's seed.
+        draws: Gives `public`; only a stage that asks for it pays for making it, which takes as long as a small clip.
         noise: Noise that protects people; the stage's own, for this place and client, of the whole run.
         told: On a client, what the server told for this round: what the stage's `tell` gave there.
     """
@@ -40,9 +40,14 @@ class Context:
     round: int
     spec: Spec
     layout: Layout
-    public: torch.Generator
+    draws: Callable[[], torch.Generator]
     noise: Noise
     told: Told = field(default_factory=dict)
+
+    @property
+    def public(self) -> torch.Generator:
+        """Draws that others may know, since they follow from the run's seed; the same generator for all stages."""
+        return self.draws()
 
     @property
     def secret(self) -> Noise:

@@ -30,7 +30,7 @@ from koinon.learn.guard import blamed, check_loss, line, not_finite, sealed
 from koinon.learn.learner import LocalTask
 from koinon.learn.metrics import Metric
 from koinon.learn.steps import Step, descending, optimized
-from koinon.learn.workspace import Workspace
+from koinon.learn.workspace import Workspace, arranged
 from koinon.privacy.events import Event
 
 Loss: TypeAlias = Callable[[Any, Any], torch.Tensor]
@@ -95,7 +95,8 @@ class TorchLearner:
         if len(set(names)) < len(names):
             raise AdmissionError(f"two metrics have one name among {', '.join(names)}; give one of them another name")
         given = isinstance(self.model, nn.Module)
-        workspace = Workspace(copy.deepcopy(self.model) if isinstance(self.model, nn.Module) else _make(self.model, 0))
+        module = copy.deepcopy(self.model) if isinstance(self.model, nn.Module) else _make(self.model, 0)
+        workspace = Workspace(arranged(module) if self.dp is None else module)
         object.__setattr__(self, "metrics", tuple(self.metrics))
         object.__setattr__(self, "_workspace", workspace)
         object.__setattr__(self, "_given", workspace.layout.gather(workspace.module) if given else None)

@@ -9,11 +9,8 @@ from koinon.core.rng import integer
 from koinon.core.statistics import Ratio
 from koinon.core.types import Update, Vector
 from koinon.data.dataset import Dataset, Samples
-from koinon.learn.dense import Dense
+from koinon.learn.dense import Block, Dense
 from koinon.learn.guard import check_loss, one_thread
-
-READ_AT_ONCE = 256
-"""Examples of a client that are read and laid out at a time, rounded up to whole batches."""
 
 Batches = Callable[[int, torch.Generator], Iterator[torch.Tensor]]
 """Number of examples, generator -> the indices of every step."""
@@ -39,10 +36,14 @@ def train_at_once(
     batches: Batches,
     rate: float,
     round: int,
+    out: torch.Tensor,
 ) -> list[Update | ClientFailed]:
     """Train one model for each of these clients, who hold equally many examples.
 
     Draws are those of training one client after another, so only the order of additions within a product differs.
+
+    Args:
+        out: Memory for the deltas, float32 `[clients, D]`, which the updates keep.
 
     Raises:
         Unfit: if the data is not float32 inputs of the model's size with classes from 0 on, or cannot be read.
@@ -52,10 +53,10 @@ def train_at_once(
         integer(rng)  # what would seed dropout
     orders = [list(batches(count, rng)) for rng in rngs]
     with one_thread():
-        deltas, losses = dense.train(start, _batches(dense, datas, orders), len(datas), rate)
+        losses = dense.train(start, _blocks(dense, datas, orders), rate, out)
     sizes = [len(indices) for indices in orders[0]]
     return [
-        _update(delta, own.tolist(), sizes, count, round) for delta, own in zip(deltas, losses.double().T, strict=True)
+        _update(delta, own.tolist(), sizes, count, round) for delta, own in zip(out, losses.double().T, strict=True)
     ]
 
 
@@ -69,20 +70,16 @@ def _update(delta: Vector, losses: list[float], sizes: Sequence[int], count: int
     return Update.of(delta, count, {"train_loss": Ratio(total, float(sum(sizes)))})
 
 
-def _batches(
-    dense: Dense, datas: Sequence[Dataset], orders: Sequence[Sequence[torch.Tensor]]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Every step's inputs and classes of all clients."""
+def _blocks(dense: Dense, datas: Sequence[Dataset], orders: Sequence[Sequence[torch.Tensor]]) -> Iterator[Block]:
+    """All clients' examples in the order of their steps; a block is valid until the next."""
     sizes = [len(indices) for indices in orders[0]]
-    many = max(1, -(-READ_AT_ONCE // sizes[0]))
+    many = max(1, dense.block // sizes[0])
     for first in range(0, len(sizes), many):
-        inputs, targets = dense.examples(len(datas), sum(sizes[first : first + many]))
+        batches = sizes[first : first + many]
+        inputs, targets = dense.examples(len(datas), sum(batches))
         for place, (data, order) in enumerate(zip(datas, orders, strict=True)):
             _read(dense, data, torch.cat(list(order[first : first + many])), inputs[place], targets[place])
-        begin = 0
-        for size in sizes[first : first + many]:
-            yield inputs[:, begin : begin + size], targets[:, begin : begin + size]
-            begin += size
+        yield Block(inputs, targets, batches, last=first + many >= len(sizes))
 
 
 def _read(dense: Dense, data: Dataset, indices: torch.Tensor, inputs: torch.Tensor, targets: torch.Tensor) -> None:

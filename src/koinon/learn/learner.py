@@ -1,8 +1,8 @@
 """The Learner protocol: all that the rest of Koinon knows about a model and its training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 
@@ -13,6 +13,9 @@ from koinon.core.statistics import Metrics
 from koinon.core.types import Update, Vector
 from koinon.data.dataset import Dataset
 from koinon.learn.corrections import Correction
+
+Room: TypeAlias = Callable[[int, int], torch.Tensor]
+"""Number of clients and D -> memory for so many deltas, float32 `[clients, D]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +69,18 @@ class CohortLearner(Learner, Protocol):
         """Whether it does."""
 
     def train_cohort(
-        self, start: Vector, datas: Sequence[Dataset], tasks: Sequence[LocalTask], rngs: Sequence[torch.Generator]
+        self,
+        start: Vector,
+        datas: Sequence[Dataset],
+        tasks: Sequence[LocalTask],
+        rngs: Sequence[torch.Generator],
+        room: Room = torch.empty,
     ) -> Sequence[Update | ClientFailed]:
         """What `train` would make of each of these clients, up to rounding: to 1e-5 of the update's norm.
 
-        Failures are returned, not raised; a delta that is not finite may be returned as well. The results may depend on who is trained together, so whoever calls this must
-        see to it that those are the same whenever the bits are to be.
+        Failures are returned, not raised; a delta that is not finite may be returned as well. The results may depend on
+        who is trained together, so whoever calls this must see to it that those are the same whenever the bits are to be.
+
+        Args:
+            room: Gives memory for deltas that need not be copied any more: worker processes share it.
         """

@@ -27,7 +27,7 @@ from koinon.learn.corrections import Correction
 from koinon.learn.dense import Dense, dense_layers
 from koinon.learn.dpsgd import DPSGD, PrivateGradients
 from koinon.learn.guard import blamed, check_loss, line, not_finite, sealed
-from koinon.learn.learner import LocalTask
+from koinon.learn.learner import LocalTask, Room
 from koinon.learn.metrics import Metric
 from koinon.learn.steps import Step, descending, optimized
 from koinon.learn.workspace import Workspace, arranged
@@ -175,7 +175,12 @@ class TorchLearner:
         return self._dense is not None
 
     def train_cohort(
-        self, start: Vector, datas: Sequence[Dataset], tasks: Sequence[LocalTask], rngs: Sequence[torch.Generator]
+        self,
+        start: Vector,
+        datas: Sequence[Dataset],
+        tasks: Sequence[LocalTask],
+        rngs: Sequence[torch.Generator],
+        room: Room = torch.empty,
     ) -> list[Update | ClientFailed]:
         """What `train` would make of each of these clients, up to rounding; failures are returned, not raised.
 
@@ -190,7 +195,8 @@ class TorchLearner:
                 if self._dense is None or rate is None or not len(own[0]) or tasks[places[0]].correction is not None:
                     raise Unfit
                 round = tasks[places[0]].round
-                updates = train_at_once(self._dense, start, own, drawn, self._batches, rate, round)
+                out = room(len(own), self.layout.length)
+                updates = train_at_once(self._dense, start, own, drawn, self._batches, rate, round, out)
             except Unfit:
                 for rng, state in zip(drawn, states, strict=True):
                     rng.set_state(state)
@@ -278,9 +284,7 @@ class TorchLearner:
                 "Sigmoid, cross entropy and plain SGD without dp; leave out batched=True"
             )
         wanted = layout.length <= BATCHED_LENGTH if self.batched is None else self.batched
-        return (
-            Dense(layers, layout.length, isinstance(next(module.children()), nn.Flatten)) if fits and wanted else None
-        )
+        return Dense(layers, isinstance(next(module.children()), nn.Flatten)) if fits and wanted else None
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         try:

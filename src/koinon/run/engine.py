@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+import torch
+
 from koinon.core.errors import ClientFailed
 from koinon.core.noise import Noise
 from koinon.core.rng import generator
@@ -11,7 +13,7 @@ from koinon.core.types import ClientId, Vector
 from koinon.data.population import Population
 from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
-from koinon.learn.learner import CohortLearner
+from koinon.learn.learner import CohortLearner, Room
 from koinon.run.chunks import chunk_size, cut
 from koinon.run.work import ClientState, Local, packed, task_of, train
 from koinon.update.stage import Told
@@ -65,11 +67,21 @@ class InProcess:
             yield from zip(clients, made, strict=True)
 
     def chunk(
-        self, round: int, clients: Sequence[ClientId], model: Vector, states: Sequence[ClientState], told: Told
+        self,
+        round: int,
+        clients: Sequence[ClientId],
+        model: Vector,
+        states: Sequence[ClientState],
+        told: Told,
+        room: Room = torch.empty,
     ) -> Iterator[Local | ClientFailed]:
-        """What each client of a chunk made; where the learner trains none at once, as it is asked for."""
+        """What each client of a chunk made; where the learner trains none at once, as it is asked for.
+
+        Args:
+            room: Gives memory in which updates are wanted; they may lie elsewhere all the same.
+        """
         if len(clients) > 1 and getattr(self.federation.learner, "together", False):
-            yield from self._together(round, clients, model, states, told)
+            yield from self._together(round, clients, model, states, told, room)
             return
         for client, state in zip(clients, states, strict=True):
             yield self._client(round, client, model, state, told)
@@ -78,7 +90,13 @@ class InProcess:
         """Nothing to give back."""
 
     def _together(
-        self, round: int, clients: Sequence[ClientId], model: Vector, states: Sequence[ClientState], told: Told
+        self,
+        round: int,
+        clients: Sequence[ClientId],
+        model: Vector,
+        states: Sequence[ClientState],
+        told: Told,
+        room: Room,
     ) -> Iterator[Local | ClientFailed]:
         federation, seed, noise = self.federation, self.seed, Noise.seeded(self.seed)
         learner, judged = federation.learner, federation.evaluation.federated
@@ -95,6 +113,7 @@ class InProcess:
             [data.train for data, _ in datas.values()],
             [task_of(federation, noise, round, client) for client in datas],
             [generator(seed, "train", round, client) for client in datas],
+            room,
         )
         trained = dict(zip(datas, updates, strict=True))
         for client, state in zip(clients, states, strict=True):

@@ -37,6 +37,7 @@ class Memory:
     def __init__(self, size: int = 0) -> None:
         self._file = os.memfd_create("koinon")
         self._map: mmap.mmap | None = None
+        self._rooms: list[tuple[int, int, int]] = []  # (address, first byte here, bytes)
         if size:
             os.ftruncate(self._file, size)
 
@@ -45,17 +46,38 @@ class Memory:
 
     def write(self, items: Sequence[torch.Tensor | bytes | memoryview]) -> list[Place]:
         """Write all of these over what was here; where each of them is now."""
-        places, end = [], 0
         raw = [_raw(item) for item in items]
-        for item, piece in zip(items, raw, strict=True):
-            tensor = isinstance(item, torch.Tensor)
+        here = [self._found(piece) for piece in raw]
+        places, moved = [], []
+        end = 0 if all(start is None for start in here) else self._end
+        for item, piece, start in zip(items, raw, here, strict=True):
             kind = (str(item.dtype).removeprefix("torch."), tuple(item.shape)) if isinstance(item, torch.Tensor) else ()
-            places.append(Place(end, len(piece), *kind) if tensor else Place(end, len(piece)))
-            end += -len(piece) % _ALIGNMENT + len(piece)
+            places.append(Place(end if start is None else start, len(piece), *kind))
+            if start is None:
+                moved.append((places[-1], piece))
+                end += -len(piece) % _ALIGNMENT + len(piece)
         view = self._view(end)
-        for place, piece in zip(places, raw, strict=True):
+        for place, piece in moved:
             view[place.start : place.start + place.size] = piece
+        self._rooms = []
         return places
+
+    def room(self, rows: int, columns: int) -> torch.Tensor:
+        """Memory for a float32 tensor `[rows, columns]`, over what was here; the next `write` leaves its parts in place."""
+        start, size = self._end, 4 * rows * columns
+        view = self._view(start + size)[start : start + size]
+        self._rooms.append((view.ctypes.data, start, size))
+        return torch.from_numpy(view).view(torch.float32).view(rows, columns)
+
+    @property
+    def _end(self) -> int:
+        """First byte after all rooms."""
+        return max((start + size + -size % _ALIGNMENT for _, start, size in self._rooms), default=0)
+
+    def _found(self, piece: "np.ndarray[tuple[int], np.dtype[np.uint8]]") -> int | None:
+        """Where in a room a piece is, if it is in one."""
+        address = piece.ctypes.data if self._rooms and len(piece) else 0
+        return next((start + address - at for at, start, size in self._rooms if at <= address < at + size), None)
 
     def tensor(self, place: Place) -> torch.Tensor:
         """The tensor there: a view, valid until the next `write` of any process."""

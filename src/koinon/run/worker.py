@@ -91,7 +91,7 @@ def _result(engine: InProcess, asked: Asked, model: Memory, slot: Memory) -> Res
     states = [{name: slot.tensor(place).clone() for name, place in state.items()} for state in asked.states]
     vector = model.tensor(asked.model)
     try:
-        made = list(engine.chunk(asked.round, asked.clients, vector, states, asked.told))
+        made = list(engine.chunk(asked.round, asked.clients, vector, states, asked.told, slot.room))
     except KoinonError as error:
         return Result(asked.place, [], (type(error).__name__, str(error)))
     except Exception as error:

@@ -21,7 +21,7 @@ from torch import nn
 import koinon as kn
 from koinon.core.types import ClientId, Update
 from koinon.run import pool
-from koinon.run.chunks import Chunk, chunks, costliest, cut
+from koinon.run.chunks import LARGEST, Chunk, chunks, costliest, cut
 from koinon.run.engine import InProcess
 from koinon.run.memory import Memory
 from koinon.view.progress import Quiet
@@ -202,10 +202,11 @@ def test_what_cannot_be_is_refused(tmp_path, monkeypatch):
         simulate(federation(), tmp_path, 2)
 
 
-@given(st.integers(0, 400))
-def test_chunks_are_the_cohort_in_its_order_and_enough_for_every_worker(count):
+@given(st.integers(0, 1200), st.integers(1, 10_000_000))
+def test_chunks_are_the_cohort_in_its_order_enough_for_every_worker_and_fit_the_cache(count, length):
     cohort = [str(number) for number in range(count)]
-    made = cut(cohort)
+    made = cut(cohort, length)
+    assert all(len(chunk) == 1 or len(chunk) * length <= LARGEST for chunk in made)
     assert [client for chunk in made for client in chunk] == cohort
     assert len({len(chunk) for chunk in made[:-1]}) <= 1
     assert len(made) >= min(count, 10)
@@ -217,11 +218,28 @@ def test_the_costliest_clients_come_first_where_sizes_are_known():
     skewed = data.split(kn.Dirichlet(0.2), clients=8, seed=0)
     for client in skewed.ids:
         assert skewed.size(client) == len(skewed[client].train)
-    made = chunks(skewed.ids, skewed)
+    made = chunks(skewed.ids, 1000, skewed)
     sizes = {client: len(skewed[client].train) for client in skewed.ids}
     assert made[costliest(made, range(8))].clients == (max(sizes, key=lambda client: sizes[client]),)
     assert CROWD.size("3") is None, "nobody can know without making the data"
-    assert chunks(CROWD.ids[:3], CROWD) == [Chunk((str(number),), 1) for number in range(3)]
+    assert chunks(CROWD.ids[:3], 1000, CROWD) == [Chunk((str(number),), 1) for number in range(3)]
+
+
+def test_what_lies_in_a_room_is_not_moved_and_nothing_else_is_written_over_it():
+    memory = Memory()
+    memory.write([torch.arange(1000)])
+    first = memory.room(2, 3).copy_(torch.arange(6).view(2, 3))
+    second = memory.room(1, 5000).fill_(7)  # grows: the first is seen by an earlier map
+    other = torch.tensor([2.5])
+    places = memory.write([first[1], other, second[0], b"abc"])
+    assert places[0].start == 12 and memory.tensor(places[0]).data_ptr() % 64 == 12
+    assert [memory.tensor(place).tolist() for place in places[:2]] == [[3, 4, 5], [2.5]]
+    assert torch.equal(memory.tensor(places[2]), torch.full((5000,), 7.0))
+    assert bytes(memory.bytes(places[3])) == b"abc"
+    (place,) = memory.write([other])
+    assert place.start == 0, "a room lasts until the next write"
+    memory.room(1, 9)
+    assert memory.write([other])[0].start == 0, "a room that nobody used takes no place"
 
 
 def test_shared_memory_gives_back_what_was_written_and_grows():

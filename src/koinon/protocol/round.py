@@ -177,7 +177,7 @@ def _objection(state: RoundState, node: ClientId, round: int) -> Send | None:
         return Send(node, Accepted(round))
     if round != state.number:
         return Send(node, Refused(round, f"round {round} is not open; the server is at round {state.number}"))
-    if not state.has(node):
+    if node not in state.offers and not state.has(node):
         return Send(node, Refused(round, f"{node} was not asked in round {round}"))
     if outcome is not None:
         return Send(node, Refused(round, f"the part of {node} in round {round} has ended: {outcome}"))

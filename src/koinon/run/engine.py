@@ -41,7 +41,7 @@ class Engine(Protocol):
 
 def path_of(federation: Federation, cohort: int) -> str:
     """How the clients of a cohort of so many are trained, for the run's record."""
-    size = chunk_size(cohort)
+    size = chunk_size(cohort, federation.learner.layout.length)
     together = size > 1 and getattr(federation.learner, "together", False)
     return f"{size} at a time, at once where they hold equally many examples" if together else "one by one"
 
@@ -62,7 +62,7 @@ class InProcess:
         self, round: int, cohort: Sequence[ClientId], model: Vector, states: Mapping[ClientId, ClientState], told: Told
     ) -> Iterator[tuple[ClientId, Local | ClientFailed]]:
         """Each client's data exists only while its chunk is trained."""
-        for clients in cut(cohort):
+        for clients in cut(cohort, self.federation.learner.layout.length):
             made = self.chunk(round, clients, model, [states[client] for client in clients], told)
             yield from zip(clients, made, strict=True)
 

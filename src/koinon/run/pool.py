@@ -19,7 +19,7 @@ from koinon.core.errors import AdmissionError, ClientFailed, KoinonError, Unavai
 from koinon.core.types import ClientId, Vector
 from koinon.data.population import Population
 from koinon.federation import Federation
-from koinon.run.chunks import MOST, Chunk, chunks, costliest
+from koinon.run.chunks import Chunk, chunk_size, chunks, costliest
 from koinon.run.memory import Memory, Place
 from koinon.run.work import ClientState, Local
 from koinon.run.worker import Asked, Made, Result, serve
@@ -62,7 +62,8 @@ class Pool:
         context = multiprocessing.get_context("fork")
         self._population = population
         self._model = Memory(4 * federation.learner.layout.length)
-        chunk = MOST * federation.strategy.codec.most(federation.travelling)
+        self._length = federation.learner.layout.length
+        chunk = chunk_size(1 << 30, self._length) * federation.strategy.codec.most(federation.travelling)
         self._slots = [Memory() for _ in range(AHEAD * workers + min(HELD_CHUNKS, HELD_BYTES // chunk))]
         pipes = [context.Pipe() for _ in range(workers)]
         self._workers: dict[Connection, ForkProcess] = {}
@@ -87,7 +88,7 @@ class Pool:
             KoinonError: if a client's data cannot be made.
         """
         (place,) = self._model.write([model])
-        yield from _Round(self, round, chunks(cohort, self._population), place, states, told).results()
+        yield from _Round(self, round, chunks(cohort, self._length, self._population), place, states, told).results()
 
     def close(self) -> None:
         """End the processes."""

@@ -119,7 +119,7 @@ def simulate(
     with closing(make(federation, population, seed)) as trainer, closing(Store(folder)) as store:
         info = _agreed(store.info(), info)
         progress = progress or progress_for()
-        with progress.following(info):
+        with progress.following(info), one_thread():  # a second would wait by spinning, on a core that workers want
             _Simulation(federation, population, info, store, trainer, _networks(network or info.network), progress).go()
         give_back()
         return Run.read(store, layout).publish()
@@ -235,9 +235,8 @@ class _Simulation:
         states = {client: self._client_state(client) for client in opened.cohort}
         model, told = self.server.model, self.conversation.state.told
         if opened.cohort:
-            with one_thread():  # a second one would wait for work by spinning, on a core that workers want
-                for client, result in self.engine.train(opened.round, opened.cohort, model, states, told):
-                    closing |= self._take(opened.round, gathered, client, result)
+            for client, result in self.engine.train(opened.round, opened.cohort, model, states, told):
+                closing |= self._take(opened.round, gathered, client, result)
         if not closing or not gathered.complete():
             raise ClientFailed(gathered.shortage())
         if opened.cohort or self.federation.protections:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
 
 import torch
 
@@ -10,7 +9,7 @@ from koinon.aggregate.bounded import Bounded
 from koinon.aggregate.reducer import Contextual, Deciding, Round, Rows, Watching, reduced
 from koinon.core.errors import ClientFailed
 from koinon.core.noise import Noise
-from koinon.core.rng import generator
+from koinon.core.rng import Later, generator
 from koinon.core.statistics import Metrics
 from koinon.core.types import ClientId, Cohort, Update, Vector, finite
 from koinon.data.dataset import DataSet
@@ -18,7 +17,7 @@ from koinon.durable.checkpoint import ServerState
 from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
 from koinon.learn.learner import LocalTask
-from koinon.update.codec import Codec, Encoded, Float32, InMemory, Shared
+from koinon.update.codec import Codec, Encoded, Float32, InMemory, Shared, floats_as_bytes
 from koinon.update.fitted import Link, fitted
 from koinon.update.stage import Context, State, Told
 
@@ -29,9 +28,6 @@ CODEC = "codec."
 
 _LINK = "link"
 """Name of what a client knows of its link: bytes in a second, and the seconds of a round trip."""
-
-_UNDRAWN = torch.Generator()
-"""For a codec that draws nothing: to seed one takes a twentieth of the training of a small model."""
 
 BLOCK = 1 << 20
 """Elements of a model that are changed at a time."""
@@ -161,7 +157,7 @@ def packed(
         round,
         strategy.before,
         learner.layout,
-        cache(partial(generator, seed, "stages", round, client)),
+        Later(seed, "stages", round, client),
         noise.of("stages", client=client),
         told,
     )
@@ -171,9 +167,12 @@ def packed(
     if not (finite(update.delta) and finite(update.weight)):
         raise ClientFailed(f"the update of round {round} is not finite; lower the learning rate or clip it")
     known = shared(federation, seed, round)
-    codec = fitted(strategy.codec, Link(*state[_LINK].tolist()) if _LINK in state else None)
-    rng = _UNDRAWN if isinstance(codec, Float32) else generator(seed, "codec", round, client)
-    memory, encoded = codec.encode(memory or codec.init(known.layout), update.delta, known, rng)
+    if isinstance(strategy.codec, Float32):  # it draws nothing, remembers nothing, and is the same on every link
+        encoded: bytes | memoryview = floats_as_bytes(update.delta)
+    else:
+        codec = fitted(strategy.codec, Link(*state[_LINK].tolist()) if _LINK in state else None)
+        rng = generator(seed, "codec", round, client)
+        memory, encoded = codec.encode(memory or codec.init(known.layout), update.delta, known, rng)
     state = {**stages, **{f"{CODEC}{name}": tensor for name, tensor in memory.items()}}
     if federation.protections:
         return Local(encoded, float(update.weight), 1, {}, state)
@@ -250,8 +249,7 @@ def advance(
     strategy, layout = federation.strategy, federation.learner.layout
     before = state.model.clone() if strategy.downlink is not None else state.model
     cohort = Cohort(round, len(weights), sum(weights))
-    draws = cache(partial(generator, seed, "server", round))
-    context = Context(round, strategy.before, layout, draws, noise.of("server"))
+    context = Context(round, strategy.before, layout, Later(seed, "server", round), noise.of("server"))
     stages, total = strategy.stages.on_server(state.stages, total, cohort, context)
     optimizer, model = strategy.server.step(state.optimizer, state.model, total)
     state = replace(state, model=model, optimizer=optimizer, stages=stages)

@@ -6,6 +6,7 @@ federation is built, so what cannot work is refused before anyone trains.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol, TypeAlias, TypeVar
 
 import torch
@@ -150,10 +151,17 @@ class Chain:
 
     def specs(self, spec: Spec) -> list[Spec]:
         """What is known of an update before the first stage (`spec`) and after each."""
-        specs = [spec]
-        for stage in self.stages:
-            specs.append(stage.admit(specs[-1]))
-        return specs
+        if spec not in self._found:
+            specs = [spec]
+            for stage in self.stages:
+                specs.append(stage.admit(specs[-1]))
+            self._found[spec] = specs
+        return self._found[spec]
+
+    @cached_property
+    def _found(self) -> dict[Spec, list[Spec]]:
+        """What `specs` has answered: every client asks the same."""
+        return {}
 
     def _contexts(self, context: Context) -> Iterator[tuple[Stage, Context]]:
         """Each stage with what is known of an update at its place, noise of its own, and what it was told."""

@@ -107,10 +107,7 @@ def _known(federation: Federation) -> str:
 
 def _secure(federation: Federation) -> str:
     """Whether the server sees updates or sums."""
-    secure = federation.strategy.scheme
-    if secure is None:
-        return "none: the server sees each update"
-    return explain_sums.guarantee(secure, explain_sums.nodes(federation))
+    return explain_sums.promised(federation) or "none: the server sees each update"
 
 
 def _disk(federation: Federation) -> str:

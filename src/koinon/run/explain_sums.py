@@ -14,6 +14,12 @@ def nodes(federation: Federation) -> int:
     return federation.strategy.least if cohort is None else int(cohort)
 
 
+def promised(federation: Federation) -> str:
+    """What the secure sum of a definition promises; empty if it has none."""
+    secure = federation.strategy.scheme
+    return "" if secure is None else guarantee(secure, nodes(federation))
+
+
 def guarantee(secure: SecureSum, count: int) -> str:
     """What is promised among so many nodes, and what it takes to break it."""
     group = min(secure.groups(count))

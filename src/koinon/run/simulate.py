@@ -29,6 +29,7 @@ from koinon.protocol.events import (
 )
 from koinon.protocol.messages import Blob
 from koinon.protocol.state import Terms
+from koinon.run import explain_sums
 from koinon.run.app import new_run_id
 from koinon.run.conversation import Conversation
 from koinon.run.engine import Engine, InProcess, MakeEngine
@@ -65,6 +66,7 @@ def simulate(
     resume: str | None = None,
     engine: MakeEngine = InProcess,
     network: Network | Callable[[ClientId], Network] | None = None,
+    noise: Noise | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Run a federation in this process. Equal seeds give equal bits.
@@ -81,6 +83,7 @@ def simulate(
         engine: Makes, from federation, population and seed, what trains the clients.
         network: Between the server and every client, or each of them: history tells how long a round would have waited for
             it, and `Fitted` chooses by it. It changes nothing else. A run that goes on keeps one that is the same for all.
+        noise: The server's, of another run whose secret is at hand, to go through that run again; None: by the seed.
         progress: Told what happens; by default a live view in terminals and notebooks.
 
     Raises:
@@ -103,6 +106,7 @@ def simulate(
         runtime="simulation",
         clients=clients,
         delta=federation.delta,
+        secure=explain_sums.promised(federation),
         network=network if isinstance(network, Network) else None,
     )
     folder = Path(runs) / info.id
@@ -114,7 +118,8 @@ def simulate(
     try:
         with progress.following(info):
             trained = engine(federation, population, seed)
-            _Simulation(federation, population, info, store, trained, _networks(network or info.network), progress).go()
+            between, secret = _networks(network or info.network), noise or Noise.seeded(seed)
+            _Simulation(federation, population, info, store, trained, between, secret, progress).go()
         return Run.read(store, layout).publish()
     finally:
         store.close()
@@ -158,6 +163,7 @@ class _Simulation:
         store: Store,
         engine: Engine,
         network: Callable[[ClientId], Network | None],
+        noise: Noise,
         progress: Progress,
     ) -> None:
         self.federation = federation
@@ -166,6 +172,7 @@ class _Simulation:
         self.store = store
         self.engine = engine
         self.network = network
+        self.noise = noise
         self.progress = progress
         self.server = self._restored()
         model = Blob(checkpoint.digest(self.server.model), 4 * info.parameters)
@@ -197,7 +204,7 @@ class _Simulation:
     def _draw(self, round: int, present: Mapping[ClientId, int]) -> list[ClientId]:
         """The cohort, from the whole population: simulated clients are here when they are asked."""
         seed, population = self.info.seed, self.population
-        return draw(self.federation, seed, Noise.seeded(seed), round, population.ids, Sizes(population))
+        return draw(self.federation, seed, self.noise, round, population.ids, Sizes(population))
 
     def _round(self, opened: RoundOpened) -> tuple[Effect, ...]:
         """Train a round that was opened; the effects are of its closing."""
@@ -214,7 +221,7 @@ class _Simulation:
         if not closing or not gathered.complete():
             raise ClientFailed(gathered.shortage())
         if opened.cohort or self.federation.protections:
-            self.server, change = gathered.advanced(self.server)
+            self.server, change = gathered.advanced(self.server, self.noise)
         return self._close(opened, gathered, change, began)
 
     def _take(self, round: int, gathered: Gathered, client: ClientId, result: Local | ClientFailed) -> bool:

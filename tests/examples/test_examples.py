@@ -18,7 +18,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("app", APPS, ids=lambda path: path.stem)
 def test_an_example_is_short_and_runs(app: Path, tmp_path: Path) -> None:
-    assert len(app.read_text().splitlines()) < 60
+    assert len(app.read_text().splitlines()) < 80
     ended = run(tmp_path, "-m", "koinon.cli", "simulate", str(app), "--rounds", "2")
     assert ended.returncode == 0, ended.stderr
     (report,) = tmp_path.glob("runs/*/report.html")

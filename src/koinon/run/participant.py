@@ -54,7 +54,6 @@ from koinon.run.gauge import Gauge
 from koinon.run.inbox import Inbox
 from koinon.run.policy import Policy
 from koinon.run.seat import Mask, Seat, Worn
-from koinon.run.summing import scheme
 from koinon.run.work import CODEC, linked, train
 from koinon.secure.shamir import Entropy
 from koinon.view.log import log
@@ -110,12 +109,21 @@ class Participant:
         return self.handle(self._inbox.holding())
 
     def _seated(self) -> Seat | None:
-        secure = scheme(self.federation)
+        secure = self.federation.scheme
         if secure is None or self.identity is None:
             return None
         peers = Peers(self.journal.folder.parent / "peers.json", self.policy.identities)
         return Seat(
-            self.federation, secure, self.run, self.name, self.seed, self.identity, self.journal, peers, self.entropy
+            self.federation,
+            secure,
+            self.run,
+            self.name,
+            self.seed,
+            self.identity,
+            self.journal,
+            peers,
+            self.entropy,
+            self._noise,
         )
 
     def handle(self, event: Event | Worn) -> list[Out]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from koinon.core.errors import KoinonError
+from koinon.core.noise import Noise
 from koinon.core.types import ClientId, canonical
 from koinon.durable import checkpoint
 from koinon.durable.history import RoundRecord
@@ -295,11 +296,11 @@ class Observer:
     def _sum(self, round: int, offers: Mapping[ClientId, Offer]) -> np.ndarray:
         """The same, rounded as in the ring: from what nodes trained, and from nothing that is masked."""
         assert self.federation is not None
-        encoded = []
+        encoded, noise = [], Noise.seeded(self.seed)
         for node, offer in offers.items():
             trained, ring = self._trained[node, round], self._rings[offer.update.digest]
             update = InMemory(self._updates[trained.update.digest])
-            encoded.append(contribution(self.federation, self.seed, round, node, ring, update, trained))
+            encoded.append(contribution(self.federation, self.seed, noise, round, node, ring, update, trained))
         if not encoded:
             return np.zeros(LENGTH, np.float32)
         vector, (weight, *_) = ring.decode(sum(encoded[1:], encoded[0]), len(encoded))

@@ -75,5 +75,5 @@ def test_a_vote_moves_every_coordinate_by_one_step_at_most():
     vote = kn.MajorityVote(0.5)
     assert vote.reduce(Matrix(updates, [1.0, 1.0, 1.0])).tolist() == [0.5, -0.5, 0.0, 0.0]
     assert vote.reduce(Matrix(updates, [1.0, 1.0, 5.0])).tolist() == [-0.5, -0.5, 0.0, 0.0]
-    with pytest.raises(kn.AdmissionError, match="only a sum is visible"):
+    with pytest.raises(kn.AdmissionError, match="only sums are visible"):
         vote.admit(Spec(visible=False))

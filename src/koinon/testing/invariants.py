@@ -139,8 +139,12 @@ class Observer:
         require(hidden and (not self.secret or not offer.metrics), f"{node} tells what only a sum may tell")
 
     def summing(self, node: ClientId, said: Summing) -> None:
-        """A node says something in a secure sum: it signs once for an update, and never reveals both shares of anybody."""
+        """A node says something in a secure sum: it never begins anew with other keys, signs once for an update, and never reveals
+        both shares of anybody."""
         message = messages.decode(said.message, messages.FromClient, CHUNK_BYTES)
+        if isinstance(message, messages.Advert):
+            first = self._said.setdefault((node, message.round, "Advert"), said.message)
+            require(first == said.message, f"{node} begins attempt {message.round} a second time, with other keys")
         if isinstance(message, messages.Agreed | messages.Reveal):
             kind, round = type(message).__name__, (message.round - 1) // ATTEMPTS + 1
             first = self._said.setdefault((node, round, kind), said.message)

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+from koinon.aggregate.filtering import FoolsGold
 from koinon.aggregate.mean import Mean
-from koinon.aggregate.reducer import Contextual, Deciding, Reducer, Watching
+from koinon.aggregate.reducer import Deciding, Reducer, Watching
 from koinon.core.errors import AdmissionError
 from koinon.core.types import Spec
 from koinon.secure.secure_sum import SecureSum
@@ -84,7 +85,9 @@ def fewest(scheme: SecureSum, updates: int) -> int:
     raise AdmissionError("no number of clients can be added up with these shares of corrupt clients and dropouts")
 
 
-def _remembers_clients(reducer: Reducer) -> bool:
-    if isinstance(reducer, Watching | Deciding):
+def _remembers_clients(reducer: object) -> bool:
+    """Whether a rule, or one that it leaves updates to, is about who sent what in earlier rounds."""
+    if isinstance(reducer, Watching | Deciding | FoolsGold):
         return True
-    return isinstance(reducer, Contextual) and bool(reducer.start(1))
+    then = getattr(reducer, "then", None)
+    return then is not None and _remembers_clients(then)

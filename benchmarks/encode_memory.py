@@ -35,8 +35,6 @@ CODECS: Mapping[str, Codec] = {
     "Lazy(Eden(1))": kn.Lazy(kn.Eden(1), patience=1.0),
 }
 BLOCK_MIB = 64
-LEFT = {"Quantize(4) >> Zstd()": 0.13, "RandomMask(0.25) >> Eden(1)": 0.25, "Rotate() >> Quantize(4)": 1.0}
-"""What the first codec leaves for the second, in models; it is held until that has encoded it."""
 
 
 def measure(folder: Path, quick: bool) -> list[Figure]:
@@ -48,9 +46,7 @@ def measure(folder: Path, quick: bool) -> list[Figure]:
 
 
 def _figure(name: str, extra: float, model: float) -> Figure:
-    left = LEFT.get(name, 0.0) * model
-    held = f", and {left:.0f} that the first leaves for the second" if left else ""
-    return Figure(name, extra, "MiB", model, f"<= {BLOCK_MIB} MiB{held}", extra <= BLOCK_MIB + left)
+    return Figure(name, extra, "MiB", model, f"<= {BLOCK_MIB} MiB", extra <= BLOCK_MIB)
 
 
 def _extra(codec: Codec, side: int) -> float:

@@ -1,5 +1,6 @@
 """Heart disease in four real hospitals: `koinon up examples/hospitals.py --nodes 4`, or `make demo`.
 
+`:private`, as in the demo, hides each hospital's update in a secure sum and protects each hospital by noise in the sum.
 With liars, two nodes for each hospital: `koinon up examples/hospitals.py:robust --nodes 8 --attack SignFlip:10 --liars 2`.
 """
 
@@ -28,6 +29,16 @@ federation = kn.Federation(
     ),
     strategy=kn.fedavg(),
     rounds=100,
+)
+
+
+private = replace(
+    federation,
+    learner=replace(federation.learner, epochs=5, optimizer=functools.partial(torch.optim.SGD, lr=0.1)),
+    strategy=kn.fedavg(stages=(kn.Clip(0.1), kn.GaussianNoise(3.3, cohort=4)), secure=kn.SecureSum(clip=0.1)),
+    rounds=30,
+    evaluation=kn.Evaluation(federated=False),
+    budget=kn.Budget(epsilon=8.0, delta=1e-5),
 )
 
 

@@ -53,7 +53,7 @@ from koinon.update.layers import Layers
 from koinon.update.lazy import Lazy
 from koinon.update.lowrank import LowRank
 from koinon.update.momentum import Momentum
-from koinon.update.noise import GaussianNoise, LaplaceNoise, Local
+from koinon.update.noise import GaussianNoise, LaplaceNoise, Local, SkellamNoise
 from koinon.update.quantize import Quantize
 from koinon.update.rotate import Rotate
 from koinon.update.sign import Sign
@@ -138,6 +138,7 @@ __all__ = [
     "Shards",
     "Sign",
     "SignGuard",
+    "SkellamNoise",
     "Strategy",
     "TopK",
     "TorchLearner",

@@ -1,7 +1,7 @@
 """A federation: the definition that every runtime runs, its checks and its digest."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -9,13 +9,20 @@ import torch
 from koinon.core.describe import describe
 from koinon.core.errors import AdmissionError
 from koinon.core.layout import Layout, Slot
+from koinon.core.statistics import Metrics, numbers
 from koinon.core.types import Spec
 from koinon.evaluate.evaluation import Evaluation
 from koinon.learn.learner import Learner
 from koinon.privacy.budget import Budget
+from koinon.secure.ring import Tally
+from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform
 from koinon.strategy.protection import Protection, protections
 from koinon.strategy.strategy import Strategy
+
+EXAMPLES = Tally(2.0**40)
+NUMBER = Tally(2.0**40, 2.0**-12)
+"""What a statistic's number is rounded to and cut off at within a secure sum."""
 
 DELTA = 1e-5
 """At which privacy is told where no budget says otherwise."""
@@ -47,6 +54,8 @@ class Federation:
             raise AdmissionError(f"a federation needs at least one round, not {self.rounds}")
         if self.protections:
             self._check_noise()
+        if self.scheme is not None:
+            self.scheme.admit(int(self.strategy.promised.cohort or self.strategy.least))
         if self.budget is not None and self._affordable(1) < 1:
             raise AdmissionError(
                 f"one round exceeds the budget of epsilon {self.budget.epsilon:g}; add noise, sample fewer clients, or "
@@ -57,7 +66,25 @@ class Federation:
     def protections(self) -> tuple[Protection, ...]:
         """What noise protects, round by round; empty without noise."""
         release = getattr(self.learner, "release", None)  # of learners that add noise themselves
-        return protections(self.strategy.stages, self.strategy.sample, release() if release is not None else None)
+        record = release() if release is not None else None
+        return protections(self.strategy.stages, self.strategy.sample, record, self.carried)
+
+    @property
+    def told(self) -> Metrics:
+        """Zeros of what clients tell within a secure sum; nothing beside noise."""
+        return {} if self.protections else getattr(self.learner, "statistics", {})
+
+    @cached_property
+    def scheme(self) -> SecureSum | None:
+        """The secure sum of the definition, with all that travels in it; None where nothing is added up secretly.
+
+        Behind the update come, as tallies: its weight, its examples, and the numbers of every statistic that clients tell.
+        """
+        own = self.strategy.secure_sum(self.carried)
+        if own is None:
+            return None
+        count = sum(len(numbers(zero)) for zero in self.told.values())
+        return replace(own, tallies=(EXAMPLES, *(NUMBER,) * count))
 
     @property
     def delta(self) -> float | None:

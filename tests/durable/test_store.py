@@ -13,7 +13,7 @@ from koinon.core.errors import Unavailable, VerificationFailed
 from koinon.core.statistics import Ratio
 from koinon.durable.history import Participation, RoundRecord, RunInfo
 from koinon.durable.store import Store
-from koinon.protocol.events import HandedOver, RoundExtended, RoundOpened, RunEnded, Settled
+from koinon.protocol.events import HandedOver, RoundExtended, RoundOpened, RunEnded, Settled, Summed
 from koinon.protocol.messages import Blob, Delivered, Offer
 
 INFO = RunInfo("run", "app.py", "d" * 64, 2, 7, 8, "2000-01-01T00:00:00Z", "running", "network")
@@ -65,6 +65,22 @@ def test_everything_is_there_after_a_restart(store):
     (record,) = again.history()
     assert record.digest == RECORD.digest and record.participants == RECORD.participants
     assert again.verify() == 11
+    again.close()
+
+
+def test_what_happened_in_a_secure_sum_is_there_in_order_until_the_next_attempt_or_round(store):
+    happened = (Summed(1, "a", b"keys"), Summed(1, None, group=2), Summed(1, "b", offer=ACCEPTED.offer))
+    store.persist(RoundOpened(1, ("a", "b"), 2, 2), *happened)
+    store.close()
+    again = Store(store.folder)
+    assert again.open_round() == (RoundOpened(1, ("a", "b"), 2, 2), (), (), happened)
+    second = RoundOpened(1, ("a", "c"), 2, 2, attempt=1)
+    again.persist(second)
+    assert again.open_round() == (second, (), (), ())
+    assert again.verify() == 3
+    again.persist(Summed(1, "a", b"keys"), RECORD, RoundOpened(2, ("a",), 1, 1))
+    assert again.open_round() == (RoundOpened(2, ("a",), 1, 1), (), (), ())
+    again.verify()
     again.close()
 
 

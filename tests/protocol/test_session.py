@@ -469,6 +469,17 @@ def test_who_holds_an_earlier_model_is_sent_what_changed_and_the_model_if_that_d
     assert any(isinstance(effect, Disconnect) for effect in run(Received("a", Ready()))), "once is enough"
 
 
+def test_who_brings_an_update_and_lost_its_model_is_sent_the_final_one_even_if_that_is_the_same():
+    run = Run(terms(rounds=1))
+    run.join("a", "b")
+    run(Left("a"))
+    run.join("a", ready=Ready(blob(0).digest, 7, trained=1))
+    run.answer("a")
+    run.answer("b")
+    effects = run(Closed(1, blob(0)))
+    assert [(effect.node, effect.offset) for effect in effects if isinstance(effect, Stream)] == [("a", 7)]
+
+
 def test_changes_that_are_together_as_long_as_the_model_are_not_kept():
     size = blob(0).size
     kept = leading((changed(1, size - 2), changed(2, 1)), changed(3, 1), blob(3))

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from koinon.protocol.events import Close, Send, Settled
-from koinon.protocol.messages import Accepted
-from koinon.protocol.node import NodeState
+from koinon.protocol.messages import Accepted, Offer
+from koinon.protocol.node import NodeState, Say
 from koinon.run.coordinator import Coordinator
 from koinon.run.participant import Participant
 from koinon.testing.disk import FaultyJournal, FaultySpool, FaultyStore
@@ -37,6 +37,12 @@ def one_thread():
 def test_every_invariant_holds_after_every_event(first):
     for seed in range(first, first + BATCH):
         simulate_faults(seed)
+
+
+@pytest.mark.parametrize("first", range(0, 2000, BATCH))
+def test_every_invariant_holds_where_updates_are_added_up_secretly(first):
+    for seed in range(first, first + BATCH):
+        simulate_faults(seed, secure=True)
 
 
 def test_every_fault_is_injected_and_every_end_is_reached():
@@ -90,7 +96,7 @@ class BlankStore(FaultyStore):
 
     def open_round(self):
         found = super().open_round()
-        return None if found is None else (*found[:2], ())
+        return None if found is None else (*found[:2], (), ())
 
 
 class RestartingSpool(FaultySpool):
@@ -167,6 +173,49 @@ def test_broken_code_is_noticed(parts, noticed):
     (seed,) = re.findall(r"--replay (\d+)$", str(broken.value))
     with pytest.raises(Broken, match=noticed):
         simulate_faults(int(seed), parts)
+
+
+class ForgetfulJournal(FaultyJournal):
+    """Comes back without its part in the open secure sum."""
+
+    def sum(self):
+        return None
+
+
+class GarblingCoordinator(Coordinator):
+    """Makes something else of the sum."""
+
+    def _summed(self, job, state):
+        added = super()._summed(job, state)
+        return replace(added, total=added.total * 2)
+
+
+class CandidParticipant(Participant):
+    """Offers what it trained in place of what is masked."""
+
+    def handle(self, event):
+        outs = super().handle(event)
+        return [
+            Say(self.state.journal[out.message.round].offer)
+            if isinstance(out, Say) and isinstance(out.message, Offer)
+            else out
+            for out in outs
+        ]
+
+
+@pytest.mark.parametrize(
+    ("parts", "noticed"),
+    [
+        (Parts(journal=ForgetfulJournal), "a second time, with other keys"),
+        (Parts(coordinator=GarblingCoordinator), "not the mean"),
+        (Parts(participant=CandidParticipant), "tells what only a sum may tell"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_broken_code_of_secure_sums_is_noticed(parts, noticed):
+    with pytest.raises(Broken, match=noticed):
+        for seed in range(300):
+            simulate_faults(seed, parts, secure=True)
 
 
 def test_the_command_counts_what_it_did(capsys):

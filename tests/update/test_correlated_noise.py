@@ -183,5 +183,5 @@ def test_more_bands_than_are_kept_and_a_round_too_many_are_refused() -> None:
 
 def test_only_this_noise_is_a_release_of_many_rounds() -> None:
     chain = Chain((kn.Clip(1.0), kn.GaussianNoise(1.0, cohort=4)))
-    assert [each.covers for each in protections(chain, kn.Everyone(), None)] == [None]
+    assert [each.covers for each in protections(chain, kn.Everyone(), None, 10)] == [None]
     assert [each.times(5) for each in federation().protections] == [1]

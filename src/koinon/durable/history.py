@@ -98,6 +98,7 @@ class RunInfo(msgspec.Struct, frozen=True):
         runtime: `"simulation"` or `"network"`.
         clients: How many clients were asked for in simulation, None for the app's own number.
         delta: At which what was spent of privacy is told; None where nothing adds noise.
+        secure: What the run's secure sum promises; empty where the server sees updates.
         network: What was simulated between clients and server, the same for all; None for nothing, or one for each.
     """
 
@@ -113,3 +114,4 @@ class RunInfo(msgspec.Struct, frozen=True):
     clients: int | None = None
     delta: float | None = None
     network: Network | None = None
+    secure: str = ""

@@ -126,7 +126,8 @@ def planned(noise_multiplier: float, sample_rate: float, sampling: Sampling, pop
 def _cost(event: Event, delta: float, neighbours: Neighbours) -> tuple[float, str, str]:
     """(epsilon, sampling, accountant)."""
     tally = settle(event)
-    if any(release.sampling == "fixed" and release.law == "gaussian" for release, _ in tally):
+    fixed = any(release.sampling == "fixed" and release.law == "gaussian" for release, _ in tally)
+    if fixed or any(release.law == "skellam" for release, _ in tally):
         return rdp(event, delta, neighbours), _sampling(tally), "RDP"
     return pld(event, delta, neighbours), _sampling(tally), "PLD"
 

@@ -31,6 +31,21 @@ class Laplace:
 
 
 @dataclass(frozen=True, slots=True)
+class Skellam:
+    """A sum of vectors of whole numbers with Skellam noise on every coordinate.
+
+    Attributes:
+        noise_multiplier: Standard deviation of the noise / largest L2 norm of one unit's contribution, > 0.
+        steps: That norm, >= 1: the finer the numbers, the less the noise differs from Gaussian noise.
+        length: Coordinates of a vector, >= 1.
+    """
+
+    noise_multiplier: float
+    steps: float
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class PoissonSampled:
     """A release to which every unit contributes with probability `rate`, independently and in secret."""
 
@@ -73,4 +88,4 @@ class Unprotected:
     what: str
 
 
-Event: TypeAlias = Gaussian | Laplace | PoissonSampled | FixedSampled | Repeated | Together | Unprotected
+Event: TypeAlias = Gaussian | Laplace | Skellam | PoissonSampled | FixedSampled | Repeated | Together | Unprotected

@@ -11,6 +11,7 @@ from koinon.privacy.events import (
     Laplace,
     PoissonSampled,
     Repeated,
+    Skellam,
     Together,
     Unprotected,
 )
@@ -24,6 +25,8 @@ def to_json(event: Event) -> dict[str, Any]:
             return {"kind": "gaussian", "noise_multiplier": noise_multiplier}
         case Laplace(noise_multiplier):
             return {"kind": "laplace", "noise_multiplier": noise_multiplier}
+        case Skellam(noise_multiplier, steps, length):
+            return {"kind": "skellam", "noise_multiplier": noise_multiplier, "steps": steps, "length": length}
         case PoissonSampled(rate, inner):
             return {"kind": "poisson-sampled", "rate": rate, "event": to_json(inner)}
         case FixedSampled(count, population, inner):
@@ -60,6 +63,8 @@ def _read(data: object) -> Event:
             return Gaussian(_number(noise_multiplier))
         case {"kind": "laplace", "noise_multiplier": noise_multiplier, **rest} if not rest:
             return Laplace(_number(noise_multiplier))
+        case {"kind": "skellam", "noise_multiplier": multiplier, "steps": steps, "length": length, **rest} if not rest:
+            return Skellam(_number(multiplier), _number(steps), _count(length))
         case {"kind": "poisson-sampled", "rate": rate, "event": inner, **rest} if not rest:
             return PoissonSampled(_number(rate), _read(inner))
         case {"kind": "fixed-sampled", "count": count, "population": population, "event": inner, **rest} if not rest:

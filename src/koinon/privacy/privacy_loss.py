@@ -42,6 +42,8 @@ def pld(event: Event, delta: float, neighbours: Neighbours) -> float:
             "privacy loss distributions do not cover Gaussian noise on cohorts of fixed size; "
             "account for it by RDP, or sample by Poisson"
         )
+    if any(release.law == "skellam" for release, _ in tally):
+        raise AdmissionError("privacy loss distributions do not cover Skellam noise on vectors; account for it by RDP")
     if not tally:
         return 0.0
     match relative(tally, neighbours):

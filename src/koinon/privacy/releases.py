@@ -17,6 +17,7 @@ from koinon.privacy.events import (
     Laplace,
     PoissonSampled,
     Repeated,
+    Skellam,
     Together,
     Unprotected,
 )
@@ -41,12 +42,16 @@ class Release:
         noise_multiplier: As in the events; 0 if unprotected.
         sampling: How the units that contribute were chosen.
         rate: A unit's chance to contribute, in (0, 1]; 1 without sampling.
+        steps: Of Skellam noise, as in the event.
+        length: Of Skellam noise, as in the event.
     """
 
-    law: Literal["gaussian", "laplace", "unprotected"]
+    law: Literal["gaussian", "laplace", "skellam", "unprotected"]
     noise_multiplier: float
     sampling: Sampling = "none"
     rate: float = 1.0
+    steps: float = 0.0
+    length: int = 0
 
 
 Tally: TypeAlias = tuple[tuple[Release, int], ...]
@@ -78,7 +83,10 @@ def unprotected(tally: Tally) -> bool:
 def relative(tally: Tally, neighbours: Neighbours) -> Tally:
     """The same releases with noise relative to what `neighbours` differ by, instead of one unit's contribution."""
     moves = 1 if neighbours == "add-remove" else 2
-    return tuple((replace(release, noise_multiplier=release.noise_multiplier / moves), n) for release, n in tally)
+    return tuple(
+        (replace(each, noise_multiplier=each.noise_multiplier / moves, steps=each.steps * moves), n)
+        for each, n in tally
+    )
 
 
 def check(tally: Tally, delta: float, neighbours: Neighbours) -> None:
@@ -104,6 +112,14 @@ def _releases(event: Event, times: int) -> Iterator[tuple[Release, int]]:
             yield _noisy("gaussian", event.noise_multiplier), times
         case Laplace():
             yield _noisy("laplace", event.noise_multiplier), times
+        case Skellam():
+            if not (1 <= event.steps < math.inf and event.length >= 1):
+                raise AdmissionError(
+                    f"Skellam noise on vectors of length {event.length} and norm {event.steps:g} steps cannot be accounted for; take "
+                    "finer steps"
+                )
+            noisy = _noisy("skellam", event.noise_multiplier)
+            yield noisy if noisy.law == "unprotected" else replace(noisy, steps=event.steps, length=event.length), times
         case Unprotected():
             yield Release("unprotected", 0.0), times
         case Repeated():
@@ -128,7 +144,7 @@ def _releases(event: Event, times: int) -> Iterator[tuple[Release, int]]:
             assert_never(event)
 
 
-def _noisy(law: Literal["gaussian", "laplace"], noise_multiplier: float) -> Release:
+def _noisy(law: Literal["gaussian", "laplace", "skellam"], noise_multiplier: float) -> Release:
     if not 0 < noise_multiplier < math.inf:
         raise AdmissionError(f"a noise multiplier of {noise_multiplier} is not a positive number; 0.5 to 10 is usual")
     return Release(law, noise_multiplier) if noise_multiplier >= _NO_NOISE else Release("unprotected", 0.0)
@@ -141,6 +157,10 @@ def _sampled(sampling: Sampling, rate: float, event: Event, times: int) -> Itera
         yield from ((release, times * count) for release, count in inner)
     elif inner:
         release, count = inner[0]
+        if release.law == "skellam":
+            raise AdmissionError(
+                "Skellam noise on samples cannot be accounted for; let everyone take part, or a fixed number"
+            )
         if len(inner) > 1 or count > 1 or release.sampling != "none":
             raise AdmissionError(
                 "one sample can serve several Gaussian releases or one Laplace release, and is not sampled again; "

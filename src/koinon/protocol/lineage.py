@@ -25,10 +25,13 @@ def lacking(state: SessionState, node: ClientId) -> tuple[SessionState, tuple[De
 
 
 def shown(state: SessionState, node: ClientId, round: int) -> SessionState:
-    """A node that offers an update of the open round holds the model that it starts from."""
+    """A node that offers an update of the open round holds the model that it starts from, if it trained since it came: of an
+    update that it brought, the model may be gone."""
     if state.round is None or state.round.number != round:
         return state
     member = state.members[node]
+    if member.ready.trained == round:
+        return state
     ready = replace(member.ready, model=state.model.digest, offset=state.model.size)
     return replace(state, members={**state.members, node: replace(member, ready=ready)})
 

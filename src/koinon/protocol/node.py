@@ -7,7 +7,8 @@ Rules:
     - what the server refuses is dropped, and what its codec left out before is taken back first; what it acknowledges is
       forgotten only then, or when it is at a later round;
     - training goes on while the connection is down;
-    - where updates are added up secretly, what was trained is masked, anew for every attempt, and only that is offered.
+    - where updates are added up secretly, what was trained is masked, anew for every attempt, and only that ever leaves, whatever
+      the server asks for.
 """
 
 from collections.abc import Mapping
@@ -214,6 +215,7 @@ class NodeState:
         answer: What it said of the last round that it declined or failed.
         task: What it is working on.
         training: Whether training of `task` has begun.
+        secret: Whether updates leave only masked, by the definition on the node's own disk.
         masked: What was offered of the last round that was added up secretly.
         final: The final model, once the server has announced it.
         finished: Whether the final model is here and evaluated.
@@ -223,6 +225,7 @@ class NodeState:
     answer: Declined | Failed | None = None
     task: Task | None = None
     training: bool = False
+    secret: bool = False
     masked: Offer | None = None
     final: Blob | None = None
     finished: bool = False
@@ -265,10 +268,10 @@ def _received(state: NodeState, message: FromServer) -> Step:
             return state, (*forgotten, *effects)
         case Continue():
             entry = state.journal.get(message.round)
-            if entry is None or entry.offer is None:
-                return state, ()
-            masked = state.masked if state.masked is not None and state.masked.round == message.round else None
-            return state, (Upload(masked or entry.offer, message.offset),)
+            offer = entry.offer if entry is not None else None
+            if state.secret and offer is not None:
+                offer = state.masked if state.masked is not None and state.masked.round == message.round else None
+            return state, () if offer is None else (Upload(offer, message.offset),)
         case Summing():
             return state, (Hear(message.message),)
         case Accepted():
@@ -291,6 +294,10 @@ def _received(state: NodeState, message: FromServer) -> Step:
 
 
 def _asked(state: NodeState, task: Task) -> Step:
+    if state.secret is (task.attempt is None):
+        reason = "asks for an update in clear" if state.secret else "adds up secretly, and nothing is defined to be"
+        answer = Declined(task.round, f"this server {reason}; the node's definition says otherwise")
+        return replace(_without_task(state, task.round), answer=answer), (Say(answer),)
     if state.answer is not None and state.answer.round == task.round:
         return state, (Say(state.answer),)
     entry = state.journal.get(task.round)

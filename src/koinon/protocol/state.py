@@ -117,7 +117,11 @@ def waiting_for(terms: Terms, state: SessionState) -> str:
         return f"{', '.join(canonical(away))} to fetch the final model" if away else ""
     if state.round is None:
         missing = max(terms.minimum_nodes, terms.least) - len(state.willing)
-        return f"{missing} more node{'s' if missing > 1 else ''} to join" if missing > 0 else ""
+        if missing > 0:
+            return f"{missing} more node{'s' if missing > 1 else ''} to join"
+        return (
+            "another number of nodes: those who are here cannot be added up secretly" if terms.host is not None else ""
+        )
     if state.round.closing:
         return f"round {state.round.number} to be added up"
     if state.round.sum is not None:

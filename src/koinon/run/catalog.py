@@ -9,6 +9,7 @@ from koinon.core.errors import AdmissionError, Unavailable
 from koinon.durable.history import RunInfo
 from koinon.durable.store import Store
 from koinon.federation import Federation
+from koinon.run import explain_sums
 from koinon.run.app import App, new_run_id
 
 
@@ -65,6 +66,7 @@ def network_run(runs: Path, app: App, federation: Federation, seed: int, id: str
         status="running",
         runtime="network",
         delta=federation.delta,
+        secure=explain_sums.promised(federation),
     )
     return Store(runs / info.id), info
 

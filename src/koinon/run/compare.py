@@ -20,6 +20,8 @@ from koinon.federation import Federation
 from koinon.learn.learner import Learner
 from koinon.run.work import ClientState, EncodedRows, advance, aggregated, first_state, held, shared, train
 from koinon.update.codec import InMemory
+from koinon.update.noise import Local, OnSum
+from koinon.update.stage import Chain
 from koinon.view.report import Comparison
 
 TOGETHER = "together"
@@ -29,13 +31,23 @@ TOGETHER = "together"
 def rivals(federation: Federation, population: Population, seed: int = 0) -> dict[str, Vector]:
     """The models without a federation, each from the same definition: the same start, rounds and local epochs.
 
+    Without noise and secure sum: nobody needs them alone.
+
     Raises:
         AdmissionError: if an owner's train part is not `Samples`, which can be pooled.
         ClientFailed: if a training fails.
     """
-    federation = replace(federation, evaluation=Evaluation(federated=False))
+    federation = unprotected(federation)
     models = {f"{owner} alone": _trained(federation, owner, population[owner], seed) for owner in population.ids}
     return {**models, "all data pooled": _trained(federation, "pooled", _pooled(population), seed)}
+
+
+def unprotected(federation: Federation) -> Federation:
+    """The definition of somebody who has nothing to hide from himself: without noise, budget and secure sum."""
+    strategy = federation.strategy
+    stages = tuple(stage for stage in strategy.stages.stages if not isinstance(stage, OnSum | Local))
+    plain = replace(strategy, stages=Chain(stages), secure=None)
+    return replace(federation, strategy=plain, evaluation=Evaluation(federated=False), budget=None)
 
 
 def compare(learner: Learner, models: Mapping[str, Vector], population: Population) -> list[Comparison]:

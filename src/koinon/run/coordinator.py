@@ -49,7 +49,7 @@ from koinon.protocol.round import RoundState
 from koinon.protocol.state import SessionState, Terms
 from koinon.run.allocator import give_back
 from koinon.run.settings import Settings
-from koinon.run.summing import Total, merged, opened, scheme, together
+from koinon.run.summing import Total, merged, opened, together
 from koinon.run.traffic import Traffic
 from koinon.run.work import EncodedRows, advance, aggregated, decision, draw, first_state, held, shared, suspicion
 from koinon.secure.server import Host
@@ -124,7 +124,7 @@ class Coordinator:
     def __post_init__(self) -> None:
         codec, layout = self.federation.strategy.codec, self.shared(0).layout
         self.noise = noise_of(self.store.folder) if self.federation.protections else Noise.seeded(self.info.seed)
-        secure = scheme(self.federation)
+        secure = self.federation.scheme
         host = None if secure is None else Host(self.info.id, self.identities, secure, layout.length)
         self.spool = Spool(*self.spooled())
         self.terms = Terms(
@@ -149,7 +149,7 @@ class Coordinator:
 
     def spooled(self) -> tuple[Path, Codec | None, Callable[[int], Shared], int]:
         """What the spool is made with: masked updates have no codec that could read them."""
-        codec, layout, secure = self.federation.strategy.codec, self.shared(0).layout, scheme(self.federation)
+        codec, layout, secure = self.federation.strategy.codec, self.shared(0).layout, self.federation.scheme
         if secure is None:
             return self.store.spool, codec, self.shared, codec.most(layout)
         return self.store.spool, None, self.shared, secure.most_bytes(layout.length)

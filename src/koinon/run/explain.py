@@ -107,10 +107,7 @@ def _known(federation: Federation) -> str:
 
 def _secure(federation: Federation) -> str:
     """Whether the server sees updates or sums."""
-    secure = federation.strategy.scheme
-    if secure is None:
-        return "none: the server sees each update"
-    return explain_sums.guarantee(secure, explain_sums.nodes(federation))
+    return explain_sums.promised(federation) or "none: the server sees each update"
 
 
 def _disk(federation: Federation) -> str:
@@ -148,6 +145,7 @@ def _down(federation: Federation) -> str:
 
 _NOISE: Mapping[Place, str] = {
     "server": "noise by the server on every sum",
+    "sum": "noise by all clients within the secure sum",
     "client": "noise by every client on its own update",
     "record": "noise by every client on its records' gradients",
 }
@@ -173,8 +171,8 @@ def _liars(federation: Federation) -> tuple[int, str]:
 def _server(federation: Federation, spent: Mapping[Place, Guarantee]) -> str:
     """What the server sees of a node."""
     if (secure := federation.strategy.scheme) is not None:
-        own = spent.get("client") or spent.get("record")
-        within = f". In every update is its node's own noise: {own}" if own is not None else ""
+        own = spent.get("client") or spent.get("record") or spent.get("sum")
+        within = f". With the nodes' own noise in it: {own}" if own is not None else ""
         return explain_sums.seen(federation, secure) + within
     if "client" in spent or "record" in spent:
         guarantee = spent.get("client") or spent["record"]
@@ -226,6 +224,12 @@ def _assumed(federation: Federation, spent: Mapping[Place, Guarantee]) -> str:
         assumed.append("the server adds the noise, and its disk and memory are its own")
         if spent["server"].sampling == "poisson":
             assumed.append("nobody but the server learns who took part in a round")
+    if "sum" in spent and secure is not None:
+        count = explain_sums.nodes(federation)
+        honest = secure.honest(count)
+        assumed.append(
+            f"of any {secure.minimum} of {count} nodes whose sum is opened, {honest} add their noise and tell nobody"
+        )
     if (separation := federation.strategy.separation) > 1:
         assumed.append(f"no node takes part more than once in {separation} rounds, to which server and nodes see")
     return "; ".join(assumed)

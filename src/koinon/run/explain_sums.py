@@ -1,7 +1,6 @@
 """What a secure sum hides from whom: said plainly, from the definition alone."""
 
 from koinon.federation import Federation
-from koinon.run.summing import scheme
 from koinon.secure.cohort import Cohort
 from koinon.secure.lengths import messages
 from koinon.secure.messages import Entry, encode
@@ -12,6 +11,12 @@ def nodes(federation: Federation) -> int:
     """Of how many nodes in a round is spoken: those that the sampling says, or the fewest that can be added up."""
     cohort = federation.spec.cohort
     return federation.strategy.least if cohort is None else int(cohort)
+
+
+def promised(federation: Federation) -> str:
+    """What the secure sum of a definition promises; empty if it has none."""
+    secure = federation.strategy.scheme
+    return "" if secure is None else guarantee(secure, nodes(federation))
 
 
 def guarantee(secure: SecureSum, count: int) -> str:
@@ -42,7 +47,7 @@ def seen(federation: Federation, secure: SecureSum) -> str:
 
 def bytes_up(federation: Federation, secure: SecureSum, count: int) -> int:
     """Bytes that a node sends among so many, whose names have eight letters: its masked update, keys and shares."""
-    full = scheme(federation) or secure
+    full = federation.scheme or secure
     names = [f"node-{place:03d}" for place in range(count)]
     entries = tuple(Entry(name, bytes(32), bytes(32), bytes(64)) for name in names)
     cohort = Cohort.groups("explain", 1, full, federation.learner.layout.length, entries)[0]

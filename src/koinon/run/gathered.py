@@ -83,12 +83,12 @@ class Gathered:
         rule, least = type(self._reducer).__name__, self._federation.strategy.least
         return f"round {self.round} has {len(self._weights)} updates, and {rule} needs {least}{reasons}"
 
-    def advanced(self, server: ServerState) -> tuple[ServerState, bytes | memoryview | None]:
+    def advanced(self, server: ServerState, noise: Noise) -> tuple[ServerState, bytes | memoryview | None]:
         """The server's next state and, where the way down has a codec, what leads to its model."""
         federation, seed = self._federation, self._seed
         server, total = self._reduced(server)
         clients = {**server.clients, **self._states}
-        server, change = advance(federation, seed, Noise.seeded(seed), self.round, server, total, self._weights)
+        server, change = advance(federation, seed, noise, self.round, server, total, self._weights)
         return replace(server, clients=clients), change
 
     def records(self) -> Sequence[Evaluated]:

@@ -54,7 +54,6 @@ from koinon.run.gauge import Gauge
 from koinon.run.inbox import Inbox
 from koinon.run.policy import Policy
 from koinon.run.seat import Mask, Seat, Worn
-from koinon.run.summing import scheme
 from koinon.run.work import CODEC, linked, train
 from koinon.secure.shamir import Entropy
 from koinon.view.log import log
@@ -95,12 +94,14 @@ class Participant:
     entropy: Entropy = os.urandom
 
     def __post_init__(self) -> None:
-        self.state = NodeState(journal=self.journal.entries())
+        secret = self.federation.strategy.secure is not None
+        self.state = NodeState(journal=self.journal.entries(), secret=secret)
         self._protections = self.federation.protections
         self._noise, self._ledger = Noise.seeded(self.seed), None
         if self._protections:
             self._noise, self._ledger = noise_of(self.journal.folder), Ledger(self.journal.folder.parent)
-        told = 0 if self._protections else len(self.data.train)  # how many examples there are is of the data, too
+        silent = secret or bool(self._protections)
+        told = 0 if silent else len(self.data.train)  # how many examples there are is of the data, too
         self._inbox = Inbox(self.federation, self.seed, self.journal, told)
         self._gauge = Gauge(self.clock)
         self._seat = self._seated()
@@ -110,12 +111,21 @@ class Participant:
         return self.handle(self._inbox.holding())
 
     def _seated(self) -> Seat | None:
-        secure = scheme(self.federation)
+        secure = self.federation.scheme
         if secure is None or self.identity is None:
             return None
         peers = Peers(self.journal.folder.parent / "peers.json", self.policy.identities)
         return Seat(
-            self.federation, secure, self.run, self.name, self.seed, self.identity, self.journal, peers, self.entropy
+            self.federation,
+            secure,
+            self.run,
+            self.name,
+            self.seed,
+            self.identity,
+            self.journal,
+            peers,
+            self.entropy,
+            self._noise,
         )
 
     def handle(self, event: Event | Worn) -> list[Out]:
@@ -194,12 +204,8 @@ class Participant:
         return out
 
     def _summed(self, effect: TakePart | Hear | Contribute) -> list[Out]:
-        """Take what is of a secure sum to the seat; a server that begins one where none is defined is told so."""
-        if self._seat is None:
-            if isinstance(effect, TakePart):
-                return self.handle(
-                    GaveUp(Failed(effect.round, "nothing is added up secretly in this node's definition"))
-                )
+        """Take what is of a secure sum to the seat."""
+        if self._seat is None:  # nothing is added up secretly by its definition, or it has no identity
             return []
         out: list[Out] = []
         for said in self._seat.take(effect):

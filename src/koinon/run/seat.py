@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from koinon.core.errors import AdmissionError, ProtocolViolation
+from koinon.core.noise import Noise
 from koinon.core.types import ClientId
 from koinon.durable.journal import Journal
 from koinon.durable.peers import Peers
@@ -69,6 +70,7 @@ class Seat:
         journal: Its durable memory.
         peers: Whom it trusts.
         entropy: Source of its keys and shares.
+        noise: The node's own, of the whole run.
     """
 
     def __init__(
@@ -82,10 +84,12 @@ class Seat:
         journal: Journal,
         peers: Peers,
         entropy: Entropy,
+        noise: Noise,
     ) -> None:
         self._federation, self._scheme, self._seed = federation, scheme, seed
         self._run, self._name, self._identity = run, name, identity
         self._journal, self._peers, self._entropy = journal, peers, entropy
+        self._noise = noise
         stored = journal.sum()
         self._state = ClientState() if stored is None else client.load(stored)
         self._round = 0
@@ -132,7 +136,9 @@ class Seat:
         offer, round = mask.offer, mask.offer.round
         update = OnDisk(self._journal.update(round))
         try:
-            encoded = contribution(self._federation, self._seed, round, self._name, mask.ring, update, offer)
+            encoded = contribution(
+                self._federation, self._seed, self._noise, round, self._name, mask.ring, update, offer
+            )
         except FileNotFoundError:  # its round is over
             return Worn(mask, mask.state, None)
         state, effects = client.step(self._party({}), mask.state, Contribute(encoded), self._entropy)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from koinon.core.noise import Noise
 from koinon.core.types import ClientId, Vector
 from koinon.durable.checkpoint import ServerState
 from koinon.durable.history import Participation
@@ -13,7 +14,7 @@ from koinon.federation import Federation
 from koinon.protocol.messages import Accepted, Blob, Offer, Summing
 from koinon.protocol.sums import number
 from koinon.run.gathered import NOWHERE, Gathered
-from koinon.run.summing import Total, contribution, merged, read, scheme, together
+from koinon.run.summing import Total, contribution, merged, read, together
 from koinon.run.traffic import Traffic, message_bytes
 from koinon.run.work import Local
 from koinon.secure.messages import encode
@@ -38,6 +39,7 @@ class SecretlyGathered(Gathered):
     ) -> None:
         super().__init__(federation, seed, round)
         self._sums = UnmaskedSums(secure, self._length, cohort, seed, round)
+        self._noise = Noise.seeded(seed)
         self._totals: list[Total] = []
         self._reasons: list[str] = []
 
@@ -66,7 +68,9 @@ class SecretlyGathered(Gathered):
     def _counted(self, client: ClientId, local: Local, traffic: Traffic) -> None:
         self.parts.append(Participation(client, "accepted", bytes_up=traffic.up, bytes_down=traffic.down))
         update, ring = InMemory(local.encoded), self._sums.ring
-        self._sums.add(client, contribution(self._federation, self._seed, self.round, client, ring, update, local))
+        self._sums.add(
+            client, contribution(self._federation, self._seed, self._noise, self.round, client, ring, update, local)
+        )
 
     def _reduced(self, server: ServerState) -> tuple[ServerState, Vector]:
         server, total, self._weights = together(self._federation, self._seed, self.round, server, self._totals)
@@ -88,7 +92,7 @@ class SecretlyGathered(Gathered):
 
 def gathered(federation: Federation, seed: int, round: int, cohort: Sequence[ClientId]) -> Gathered:
     """What a simulated round's updates are taken by."""
-    secure = scheme(federation)
+    secure = federation.scheme
     if secure is None or not cohort:
         return Gathered(federation, seed, round)
     return SecretlyGathered(federation, secure, seed, round, cohort)

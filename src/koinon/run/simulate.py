@@ -33,6 +33,7 @@ from koinon.protocol.events import (
 )
 from koinon.protocol.messages import Blob
 from koinon.protocol.state import Terms
+from koinon.run import explain_sums
 from koinon.run.allocator import give_back, hold_on
 from koinon.run.app import new_run_id
 from koinon.run.attacked import Attacked
@@ -72,6 +73,7 @@ def simulate(
     resume: str | None = None,
     engine: MakeEngine = InProcess,
     network: Network | Callable[[ClientId], Network] | None = None,
+    noise: Noise | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Run a federation on this machine. Equal seeds give equal bits, however many workers.
@@ -88,6 +90,7 @@ def simulate(
         engine: Makes, from federation, population and seed, what trains the clients.
         network: Between the server and every client, or each of them: history tells how long a round would have waited for
             it, and `Fitted` chooses by it. It changes nothing else. A run that goes on keeps one that is the same for all.
+        noise: The server's, of another run whose secret is at hand, to go through that run again; None: by the seed.
         progress: Told what happens; by default a live view in terminals and notebooks.
 
     Raises:
@@ -110,6 +113,7 @@ def simulate(
         runtime="simulation",
         clients=clients,
         delta=federation.delta,
+        secure=explain_sums.promised(federation),
         network=network if isinstance(network, Network) else None,
     )
     folder = Path(runs) / info.id
@@ -120,7 +124,8 @@ def simulate(
         info = _agreed(store.info(), info)
         progress = progress or progress_for()
         with progress.following(info), one_thread():  # a second would wait by spinning, on a core that workers want
-            _Simulation(federation, population, info, store, trainer, _networks(network or info.network), progress).go()
+            between, secret = _networks(network or info.network), noise or Noise.seeded(seed)
+            _Simulation(federation, population, info, store, trainer, between, secret, progress).go()
         give_back()
         return Run.read(store, layout).publish()
 
@@ -180,6 +185,7 @@ class _Simulation:
         store: Store,
         engine: Engine,
         network: Callable[[ClientId], Network | None],
+        noise: Noise,
         progress: Progress,
     ) -> None:
         self.federation = federation
@@ -188,6 +194,7 @@ class _Simulation:
         self.store = store
         self.engine = engine
         self.network = network
+        self.noise = noise
         self.progress = progress
         self.path = ""
         self.server = self._restored()
@@ -222,7 +229,7 @@ class _Simulation:
     def _draw(self, round: int, present: Mapping[ClientId, int]) -> list[ClientId]:
         """The cohort, from the whole population: simulated clients are here when they are asked."""
         seed, population = self.info.seed, self.population
-        return draw(self.federation, seed, Noise.seeded(seed), round, population.ids, Sizes(population))
+        return draw(self.federation, seed, self.noise, round, population.ids, Sizes(population))
 
     def _round(self, opened: RoundOpened) -> tuple[Effect, ...]:
         """Train a round that was opened; the effects are of its closing."""
@@ -240,7 +247,7 @@ class _Simulation:
         if not closing or not gathered.complete():
             raise ClientFailed(gathered.shortage())
         if opened.cohort or self.federation.protections:
-            self.server, change = gathered.advanced(self.server)
+            self.server, change = gathered.advanced(self.server, self.noise)
         return self._close(opened, gathered, change, began)
 
     def _note_path(self, opened: RoundOpened) -> None:

@@ -6,7 +6,7 @@ the learner has told that it tells.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from koinon.aggregate.mean import Mean
 from koinon.aggregate.reducer import Matrix
 from koinon.core.errors import ClientFailed
-from koinon.core.norm import norms
+from koinon.core.noise import Noise
 from koinon.core.rng import generator
 from koinon.core.statistics import Metrics, Statistic, from_numbers, merge, numbers
 from koinon.core.types import ClientId, Vector
@@ -24,16 +24,13 @@ from koinon.federation import Federation
 from koinon.run.work import aggregated, shared
 from koinon.secure.mask import Words
 from koinon.secure.opening import Opening
-from koinon.secure.ring import Ring, Tally
-from koinon.secure.secure_sum import SecureSum
+from koinon.secure.ring import Ring
 from koinon.update.codec import Encoded
 
-_EXAMPLES = Tally(2.0**40)
-_NUMBER = Tally(2.0**40, 2.0**-12)
-"""What a statistic's number is rounded to and cut off at."""
-
-_EXACT = 1 - 2.0**-20
-"""Less than what rounding to float32 could add to a norm."""
+_TRIES = 100
+_SHRINK = 1 - 1e-3
+_LEAST = 0.5
+"""How much of an update must be left after it was shrunk, or rounding says more than it does."""
 
 
 class Told(Protocol):
@@ -71,40 +68,39 @@ class Total:
     metrics: Metrics
 
 
-def scheme(federation: Federation) -> SecureSum | None:
-    """The secure sum of a definition, with all that travels in it; None where nothing is added up secretly."""
-    own = federation.strategy.scheme
-    if own is None:
-        return None
-    told = sum(len(numbers(zero)) for zero in _told(federation).values())
-    return replace(own, tallies=(_EXAMPLES, *(_NUMBER,) * told))
-
-
 def contribution(
-    federation: Federation, seed: int, round: int, client: ClientId, ring: Ring, update: Encoded, told: Told
+    federation: Federation,
+    seed: int,
+    noise: Noise,
+    round: int,
+    client: ClientId,
+    ring: Ring,
+    update: Encoded,
+    told: Told,
 ) -> Words:
     """What a client puts into the sum: the same bits for the same ring, however often it is asked.
 
-    Where the server adds noise, the update is shrunk by as much as rounding could lengthen it, so that what is in the sum
-    is as short as the noise counts on.
+    Where noise in the sum counts on updates that are short, this one is shrunk until it is short after rounding, too.
 
     Args:
+        noise: The client's own, of the whole run.
         update: The update's bytes.
         told: What is told beside it.
 
     Raises:
-        ClientFailed: if rounding would hide an update of the greatest length.
+        ClientFailed: if rounding would hide the update.
     """
     codec, known = federation.strategy.codec, shared(federation, seed, round)
     most = federation.strategy.promised.weight_bound or 1.0
     vector = codec.decode(update, known, 0, known.length)
     vector.clamp_(-ring.clip / most, ring.clip / most)
-    vector *= told.weight * _within(federation, ring, vector, told.weight)
-    given = (told.metrics.get(name, zero) for name, zero in _told(federation).items())
+    vector *= told.weight
+    given = (told.metrics.get(name, zero) for name, zero in federation.told.items())
     values = [number for statistic in given for number in numbers(statistic)]
     tallies = [number if math.isfinite(number) else 0.0 for number in values]
     rng = generator(seed, "secure rounding", round, client)
-    return ring.encode(vector, rng, (told.weight, float(told.examples), *tallies))
+    encoded = _short(federation, ring, vector, rng, (told.weight, float(told.examples), *tallies))
+    return ring.blur(encoded, noise.of("ring", round, client)) if ring.noise else encoded
 
 
 def opened(federation: Federation, opening: Opening, masked: Mapping[ClientId, Encoded]) -> Total:
@@ -129,7 +125,7 @@ def read(federation: Federation, ring: Ring, total: Words, clients: int) -> Tota
     """
     vector, (weight, examples, *rest) = ring.decode(total, clients)
     left = iter(rest)
-    metrics: dict[str, Statistic] = {name: from_numbers(zero, left) for name, zero in _told(federation).items()}
+    metrics: dict[str, Statistic] = {name: from_numbers(zero, left) for name, zero in federation.told.items()}
     told = {name: statistic for name, statistic in metrics.items() if any(numbers(statistic))}
     return Total(vector, clients, weight, round(examples), told)
 
@@ -162,26 +158,22 @@ def merged(totals: Sequence[Total]) -> dict[str, Statistic]:
     return merge(total.metrics for total in totals)
 
 
-def _told(federation: Federation) -> Metrics:
-    """Zeros of what clients tell; nothing beside noise."""
-    return {} if federation.protections else getattr(federation.learner, "statistics", {})
-
-
-def _within(federation: Federation, ring: Ring, vector: Vector, weight: float) -> float:
-    """What an update is multiplied by, at most 1, so that rounding leaves its norms within what the server's noise counts on."""
-    promised, factor = federation.strategy.promised, 1.0
-    if not promised.central_noise:
-        return factor
+def _short(
+    federation: Federation, ring: Ring, vector: Vector, rng: torch.Generator, tallies: tuple[float, ...]
+) -> Words:
+    """An encoded vector whose norms are within what noise in the sum counts on."""
+    promised, left = federation.strategy.promised, 1.0
     most = promised.weight_bound or 1.0
-    for bound, power in ((promised.l2_bound, 2), (promised.l1_bound, 1)):
-        if bound is None:
-            continue
-        room = bound * most - ring.length ** (1 / power) * ring.resolution
-        if room <= 0:
-            raise ClientFailed(
-                f"rounding to multiples of {ring.resolution:.3g} is as large as the updates' bound {bound:g}; give SecureSum more "
-                "bits, or a smaller clip"
-            )
-        norm = weight * float(norms(vector, power))
-        factor = min(factor, _EXACT * room / norm if norm > _EXACT * room else 1.0)
-    return factor
+    bounds = ((promised.l2_bound, ring.norm), (promised.l1_bound, ring.largest)) if promised.central_noise else ()
+    for _ in range(_TRIES):
+        encoded = ring.encode(vector if left == 1.0 else vector * left, rng, tallies)
+        excess = max((norm(encoded) / (bound * most) for bound, norm in bounds if bound is not None), default=0.0)
+        if excess <= 1:
+            return encoded
+        left *= _SHRINK / excess
+        if left < _LEAST:
+            break
+    raise ClientFailed(
+        f"rounding to multiples of {ring.resolution:.3g} would hide an update of its greatest norm; give SecureSum more bits, or a "
+        "smaller clip"
+    )

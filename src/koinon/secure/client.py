@@ -5,7 +5,8 @@ Rules:
     - a cohort counts when every client in it is trusted and signed its keys for this round; its graph and threshold are the
       client's own computation;
     - one vector is masked in a round: a second, different one would use the masks twice;
-    - a survivor set is signed once for an update, however often it is tried to add it up; it names the client itself, at
+    - a survivor set is signed once for an update, however often it is tried to add it up, and an update with noise of its own
+      is masked once; it names the client itself, at
       least `minimum` clients and a threshold of neighbours;
     - shares leave once, after a threshold of neighbours signed the same set: for a survivor that of its self-mask, for
       anybody else that of its mask key, never both;
@@ -164,9 +165,14 @@ def _begun(party: Party, state: ClientState, round: int, update: int, entropy: E
         return state, (Say(state.round.advert),)
     if round <= last:
         raise ProtocolViolation(f"round {round} is over: this client has begun round {last}")
-    if state.round is not None and state.round.update == update and state.round.agreed is not None:
+    before = state.round if state.round is not None and state.round.update == update else None
+    if before is not None and before.agreed is not None:
         raise ProtocolViolation(
             f"this client has signed a survivor set for its update {update} already, in round {last}"
+        )
+    if before is not None and before.encoded is not None and party.scheme.noise:
+        raise ProtocolViolation(
+            f"this client's noise covers its update {update} once, and it was masked in round {last}"
         )
     secrets = Secrets(*(entropy(SEED_BYTES) for _ in range(3)))
     channel, mask = KeyPair.of(secrets.channel).public, KeyPair.of(secrets.mask).public

@@ -12,6 +12,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from koinon.core.errors import AdmissionError, ClientFailed, Unavailable
+from koinon.core.noise import Noise
 from koinon.core.rng import generator
 from koinon.core.types import Vector, finite
 from koinon.secure import client, groups, server
@@ -152,7 +153,8 @@ class _Round:
             raise ClientFailed(f"the update of {self.ids[name]} is not finite; nothing of it can enter a sum")
         clipped = vector.clamp(-self.scheme.clip, self.scheme.clip)
         rng = generator(self.seed, "secure rounding", _ROUND, name)
-        return ring.encode(clipped if weight == 1 else clipped * weight, rng, (weight, *self.tallies[name]))
+        encoded = ring.encode(clipped if weight == 1 else clipped * weight, rng, (weight, *self.tallies[name]))
+        return ring.blur(encoded, Noise.seeded(self.seed).of("ring", _ROUND, name)) if ring.noise else encoded
 
     def group(self, total: Words, ring: Ring, survivors: Sequence[str]) -> Group:
         vector, (weight, *tallies) = ring.decode(total, len(survivors))

@@ -10,14 +10,17 @@ they are none in the sum, masks did not cancel, and nothing in it is right.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from koinon.core.errors import AdmissionError, ClientFailed, ProtocolViolation
+from koinon.core.noise import Noise
 from koinon.core.rng import words
+from koinon.core.skellam import LARGEST, skellam
 from koinon.core.types import Vector, finite
 from koinon.secure.mask import Words
 
@@ -65,6 +68,7 @@ class Ring:
         length: D, coordinates of a vector.
         step: Coordinates become multiples of it; None: the finest that cannot overflow.
         tallies: What travels behind the vector.
+        noise: Standard deviation of each client's own Skellam noise, in the vector's units; 0: none.
 
     Raises:
         AdmissionError: if the sum could overflow; the message says how many bits it takes.
@@ -76,12 +80,17 @@ class Ring:
     length: int
     step: float | None = None
     tallies: tuple[Tally, ...] = ()
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if not (0 < self.clip < math.inf and (self.step is None or 0 < self.step < math.inf)):
             raise AdmissionError(f"a ring needs a finite clip and step above 0, not clip={self.clip}, step={self.step}")
         if self.clients < 1 or self.length < 0:
             raise AdmissionError(f"a ring is for clients and coordinates, not {self.clients} and {self.length}")
+        if self.noise and not 1e-4 <= (self.noise / self.resolution) ** 2 <= LARGEST:
+            raise AdmissionError(
+                f"noise of {self.noise:g} in steps of {self.resolution:g} cannot be drawn exactly; give a step of about a thousandth of it"
+            )
         wanted = 1 if self.step is None else math.ceil(self.clip / self.step)
         needed = bits_needed(self.clients, wanted)
         if self.tallies:
@@ -168,6 +177,21 @@ class Ring:
                 place += 1
         return encoded
 
+    def blur(self, encoded: Words, noise: Noise) -> Words:
+        """Add the client's own noise to an encoded vector, in place, and not to what travels behind it."""
+        values = encoded[: self.length]
+        drawn = skellam(noise, self.length, (self.noise / self.resolution) ** 2)
+        np.add(values, drawn.astype(np.uint32 if self.bits > 16 else np.uint16), out=values)
+        return encoded
+
+    def norm(self, encoded: Words) -> float:
+        """The L2 norm of an encoded vector without what travels behind it, in the vector's units."""
+        return self.resolution * math.sqrt(sum(float(np.dot(part, part)) for part in self._signed(encoded)))
+
+    def largest(self, encoded: Words) -> float:
+        """The same for the L1 norm."""
+        return self.resolution * sum(float(np.abs(part).sum()) for part in self._signed(encoded))
+
     def decode(self, total: Words, count: int) -> tuple[Vector, tuple[float, ...]]:
         """The sum of `count` vectors, float32 `[D]`, and of their tallies, from the sum of what `encode` made.
 
@@ -177,12 +201,10 @@ class Ring:
         modulus, values = 2**self.bits - 1, torch.empty(self.length)
         if any(int(check) & modulus for check in total[self.size - CHECKS :]):
             raise ProtocolViolation("the masks of this sum did not cancel: a client used another one than it agreed on")
-        half, out = np.uint32(2 ** (self.bits - 1)), values.numpy()
-        for start in range(0, self.length, _BLOCK):
-            block = total[start : min(start + _BLOCK, self.length)].astype(np.uint32)
-            signed = (((block + half) & np.uint32(modulus)) - half).view(np.int32)
+        out = values.numpy()
+        for start, signed in zip(range(0, self.length, _BLOCK), self._signed(total), strict=True):
             np.multiply(
-                signed, self.resolution, out=out[start : start + len(block)], dtype=np.float64, casting="same_kind"
+                signed, self.resolution, out=out[start : start + len(signed)], dtype=np.float64, casting="same_kind"
             )
         sums, place = [], self.length
         for tally in self.tallies:
@@ -211,6 +233,13 @@ class Ring:
         room = encoded.view(np.uint8).reshape(-1, encoded.itemsize)
         room[:, : self.width] = np.frombuffer(data, dtype=np.uint8).reshape(-1, self.width)
         return encoded
+
+    def _signed(self, encoded: Words) -> Iterator[npt.NDArray[np.float64]]:
+        """The coordinates of a vector as whole numbers around 0, block by block."""
+        modulus, half = np.uint32(2**self.bits - 1), np.uint32(2 ** (self.bits - 1))
+        for start in range(0, self.length, _BLOCK):
+            block = encoded[start : min(start + _BLOCK, self.length)].astype(np.uint32)
+            yield (((block + half) & modulus) - half).view(np.int32).astype(np.float64)
 
     @property
     def _limb_bits(self) -> int:

@@ -9,6 +9,8 @@ from koinon.secure.graph import Sizes, against_curious_server, against_lying_ser
 from koinon.secure.ring import CHECKS, MOST_BITS, Ring, Tally
 
 _WEIGHT_STEPS = 2**24
+_REACH = 12.0
+"""Standard deviations beyond which noise is not reckoned with; a normal one is there with probability 4e-33."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class SecureSum:
         group_size: Clients are put into groups of so many or a few more, anew in every round by a hash of all their keys, and
             the server learns one sum for each group, on which a robust rule can work. A client is hidden among its group
             only, and a lying client spoils its group. None: one group.
+        noise: Standard deviation of the Skellam noise that clients add within the ring, in units of weighted updates: at least
+            so much is in every sum that can be opened, from clients that do not work for the server. 0: none.
 
     Raises:
         AdmissionError: if a number is out of its bounds.
@@ -53,6 +57,7 @@ class SecureSum:
     security: int = 40
     tallies: tuple[Tally, ...] = ()
     group_size: int | None = None
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.max_weight < math.inf:
@@ -71,6 +76,8 @@ class SecureSum:
             raise AdmissionError(
                 f"group_size={self.group_size} is below minimum={self.minimum}, so no sum would be opened"
             )
+        if not 0 <= self.noise < math.inf:
+            raise AdmissionError(f"SecureSum needs finite noise of at least 0, not {self.noise}")
         self.ring(self.group_size or self.minimum, 0)
         if not (0 <= self.corrupt < 1 and 0 <= self.dropout < 1):
             raise AdmissionError(
@@ -125,5 +132,23 @@ class SecureSum:
         Raises:
             AdmissionError: if their sum could overflow, with the bits that it needs.
         """
-        tallies = (self._weight, *self.tallies)
-        return Ring(self.bits, clients, self.clip * self.max_weight, length, self.step, tallies)
+        tallies, clip, own = (self._weight, *self.tallies), self.clip * self.max_weight, 0.0
+        if self.noise:
+            own = self.noise / math.sqrt(self.honest(clients))
+            clip += _REACH * own / math.sqrt(clients)  # the noise of all stays within the sum's range
+        return Ring(self.bits, clients, clip, length, self.step, tallies, own)
+
+    def honest(self, clients: int) -> int:
+        """How many clients' noise is counted on in a sum of a group of so many: of the fewest survivors, all but those that may
+        be corrupt, at least one, since whoever is curious knows its own noise.
+
+        Raises:
+            AdmissionError: if nobody is left.
+        """
+        corrupt = max(1, math.ceil(self.corrupt * clients))
+        if self.minimum <= corrupt:
+            raise AdmissionError(
+                f"of {clients} clients {corrupt} may be corrupt, and a sum of minimum={self.minimum} may have no other noise than theirs; "
+                f"raise minimum above {corrupt}"
+            )
+        return self.minimum - corrupt

@@ -13,13 +13,14 @@ from koinon.privacy.events import Event, PoissonSampled, Repeated
 from koinon.privacy.releases import Neighbours
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Sampler, Uniform
 from koinon.update.correlated import CorrelatedNoise
-from koinon.update.noise import Local, OnSum
+from koinon.update.noise import Local, OnSum, SkellamNoise
 from koinon.update.stage import Chain
 
-Place: TypeAlias = Literal["server", "client", "record"]
-"""Who adds the noise: the server to the sum, a client to its update, a client to the gradients of its records."""
+Place: TypeAlias = Literal["server", "sum", "client", "record"]
+"""Who adds the noise: the server to the sum, clients together within a secure sum, a client to its update, a client to the
+gradients of its records."""
 
-PLACES: tuple[Place, ...] = ("server", "client", "record")
+PLACES: tuple[Place, ...] = ("server", "sum", "client", "record")
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,21 @@ class Protection:
         return budget.rounds_within(self.event, most)
 
 
-def protections(stages: Chain, sample: Sampler, record: Event | None) -> tuple[Protection, ...]:
+def protections(stages: Chain, sample: Sampler, record: Event | None, length: int) -> tuple[Protection, ...]:
     """Every protection of a definition.
 
     Args:
         stages: An update's way.
         sample: Who takes part.
         record: What one local training releases by itself, or None.
+        length: Coordinates of an update.
     """
     found: list[Protection] = []
     for stage in stages.stages:
-        if isinstance(stage, OnSum):
+        if isinstance(stage, SkellamNoise):
+            whole = replace(_central(stage, sample), place="sum", event=stage.released(length))
+            found.append(whole)
+        elif isinstance(stage, OnSum):
             found.append(_central(stage, sample))
         elif isinstance(stage, Local):
             found.append(Protection("client", stage.mechanism.event, "client", "replace-one"))

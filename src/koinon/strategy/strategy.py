@@ -11,9 +11,9 @@ from koinon.core.types import Spec
 from koinon.learn.corrections import Correction
 from koinon.secure.secure_sum import SecureSum
 from koinon.server.optimizer import ServerOptimizer
-from koinon.server.sampling import Everyone, Poisson, Sampler
+from koinon.server.sampling import Everyone, Poisson, RoundRobin, Sampler, Uniform
 from koinon.strategy.protection import check_noise, check_separation, expected_cohort, separation_of
-from koinon.strategy.summing import check_secure, fewest, seen
+from koinon.strategy.summing import check_secure, fewest, needs_secure, seen, within
 from koinon.update.codec import Codec, Float32
 from koinon.update.stage import Chain
 
@@ -90,9 +90,22 @@ class Strategy:
 
     @property
     def scheme(self) -> SecureSum | None:
-        """The secure sum, with the largest weight that the stages allow."""
-        bound = self.promised.weight_bound
-        return None if self.secure is None or bound is None else replace(self.secure, max_weight=bound)
+        """The secure sum, as far as it does not depend on how long an update is; None without one."""
+        return self.secure_sum(1)
+
+    def secure_sum(self, length: int) -> SecureSum | None:
+        """The secure sum of updates `[length]`: with the largest weight that the stages allow, the noise that clients add within
+        it, and steps that fit the noise."""
+        promised, noise = self.promised, within(self.stages)
+        most = promised.weight_bound
+        if self.secure is None or most is None:
+            return None
+        weighted = replace(self.secure, max_weight=most)
+        if noise is None:
+            return weighted
+        bound = noise.bound(promised) * most
+        step = bound / noise.steps(length) if self.secure.step is None else self.secure.step
+        return replace(weighted, noise=noise.noise_multiplier * bound, step=step)
 
     def carried(self, length: int) -> int:
         """Coordinates of an update on its way, for a model of `length`: as many, and one more where clipped ones are counted."""
@@ -105,8 +118,12 @@ class Strategy:
             AdmissionError: from the first part that does not fit, naming the cure.
         """
         spec = self.promised
-        if self.secure is not None:
+        if self.secure is None:
+            needs_secure(self.stages)
+        else:
             check_secure(self.secure, spec, self.sample, self.codec, self.reducer)
+        if self.scheme is not None and isinstance(self.sample, Uniform | RoundRobin):
+            self.scheme.admit(self.sample.count)
         self.reducer.admit(seen(self.secure, spec))
         check_noise(spec, self.reducer)
         check_separation(self.stages, self.sample)

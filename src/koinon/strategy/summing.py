@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 
+from koinon.aggregate.filtering import FoolsGold
 from koinon.aggregate.mean import Mean
-from koinon.aggregate.reducer import Contextual, Deciding, Reducer, Watching
+from koinon.aggregate.reducer import Deciding, Reducer, Watching
 from koinon.core.errors import AdmissionError
 from koinon.core.types import Spec
 from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, RoundRobin, Sampler, Uniform
 from koinon.update.codec import Codec, Float32
+from koinon.update.noise import SkellamNoise
+from koinon.update.stage import Chain
 
 _MANY = 10_000
 """Nodes beyond which no number is tried."""
@@ -21,14 +24,29 @@ def seen(secure: SecureSum | None, spec: Spec) -> Spec:
     return replace(spec, cohort=None if spec.cohort is None else spec.cohort // secure.group_size)
 
 
+def within(stages: Chain) -> SkellamNoise | None:
+    """The noise that clients add within the sum, if any."""
+    return next((stage for stage in stages.stages if isinstance(stage, SkellamNoise)), None)
+
+
+def needs_secure(stages: Chain) -> None:
+    """Raise AdmissionError if noise is to be added within a secure sum, and there is none."""
+    if within(stages) is not None:
+        raise AdmissionError(
+            "SkellamNoise is added within a secure sum; give secure=SecureSum(clip=…), or use GaussianNoise, which the server adds"
+        )
+
+
 def check_secure(secure: SecureSum, spec: Spec, sample: Sampler, codec: Codec, reducer: Reducer) -> None:
     """Whether updates of such a spec can be added up secretly.
 
     Raises:
         AdmissionError: naming the cure.
     """
-    if secure.tallies:
-        raise AdmissionError("what is counted beside updates follows from the learner; give SecureSum no tallies here")
+    if secure.tallies or secure.noise:
+        raise AdmissionError(
+            "what is counted beside updates follows from the learner, and noise from SkellamNoise; give SecureSum no tallies and no noise"
+        )
     if not isinstance(codec, Float32):
         raise AdmissionError(
             f"SecureSum encodes updates itself, so {type(codec).__name__} cannot; leave codec= out and choose bits="
@@ -49,9 +67,6 @@ def check_secure(secure: SecureSum, spec: Spec, sample: Sampler, codec: Codec, r
             f"{type(reducer).__name__} remembers clients from round to round, and the groups of a SecureSum are drawn anew; use a "
             "rule that looks at one round, such as Median() or TrimmedMean(f)"
         )
-    scheme = replace(secure, max_weight=spec.weight_bound)
-    if isinstance(sample, Uniform | RoundRobin):
-        scheme.admit(sample.count)
 
 
 def fewest(scheme: SecureSum, updates: int) -> int:
@@ -70,7 +85,9 @@ def fewest(scheme: SecureSum, updates: int) -> int:
     raise AdmissionError("no number of clients can be added up with these shares of corrupt clients and dropouts")
 
 
-def _remembers_clients(reducer: Reducer) -> bool:
-    if isinstance(reducer, Watching | Deciding):
+def _remembers_clients(reducer: object) -> bool:
+    """Whether a rule, or one that it leaves updates to, is about who sent what in earlier rounds."""
+    if isinstance(reducer, Watching | Deciding | FoolsGold):
         return True
-    return isinstance(reducer, Contextual) and bool(reducer.start(1))
+    then = getattr(reducer, "then", None)
+    return then is not None and _remembers_clients(then)

@@ -32,6 +32,7 @@ from koinon.privacy.budget import Budget
 from koinon.privacy.events import Gaussian
 from koinon.run.result import Run
 from koinon.run.simulate import simulate
+from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Sampler, Uniform, Weighted
 from koinon.strategy.recipes import fedavg
 from koinon.update.adaptive import AdaptiveClip
@@ -39,14 +40,14 @@ from koinon.update.clip import Clip
 from koinon.update.correlated import CorrelatedNoise
 from koinon.update.feedback import ErrorFeedback
 from koinon.update.lowrank import LowRank
-from koinon.update.noise import GaussianNoise, LaplaceNoise, Local
+from koinon.update.noise import GaussianNoise, LaplaceNoise, Local, SkellamNoise
 from koinon.update.sparsify import TopK
 from koinon.update.stage import Context, OnClient, Stage, State
 from koinon.update.weight import Weight
 from koinon.update.zstd import Zstd
 
 _QUIET = Evaluation(federated=False)
-_CLIP, _NOISE = Clip(1.0), GaussianNoise(1.0, cohort=10)
+_CLIP, _NOISE, _SECURE = Clip(1.0), GaussianNoise(1.0, cohort=10), SecureSum(clip=1.0)
 _FEEDBACK = ErrorFeedback(TopK(0.1))
 
 
@@ -251,6 +252,21 @@ ROWS: tuple[Refused | Corrected, ...] = (
     Refused("a memory of what was left out", lambda: built(_CLIP, _NOISE, codec=_FEEDBACK), "drop ErrorFeedback"),
     Refused("a memory of directions", lambda: built(_CLIP, _NOISE, codec=LowRank(2)), "use Eden or Quantize"),
     Refused("sizes that tell of values", lambda: built(_CLIP, _NOISE, codec=Zstd()), "drop Zstd"),
+    Refused("noise within a sum that is none", lambda: built(_CLIP, SkellamNoise(1.0, 10)), "secure=SecureSum"),
+    Refused(
+        "noise within a sum without a clip", lambda: built(SkellamNoise(1.0, 10), secure=_SECURE), "put Clip(norm)"
+    ),
+    Refused(
+        "noise within a sum of which all can be corrupt",
+        lambda: built(_CLIP, SkellamNoise(1.0, 10), secure=SecureSum(clip=1.0, minimum=2), sample=Uniform(20)),
+        "raise minimum above 2",
+    ),
+    Refused(
+        "a secret cohort whose members see each other",
+        lambda: built(_CLIP, _NOISE, secure=_SECURE, sample=Poisson(0.1)),
+        "Uniform(count)",
+    ),
+    Refused("a secure sum with an adaptive clip", lambda: built(AdaptiveClip(), secure=_SECURE), "fixed norm"),
     Refused("no noise at all", lambda: GaussianNoise(0.0), "positive finite noise_multiplier"),
     Refused("a cohort of none", lambda: GaussianNoise(1.0, cohort=0), "positive finite cohort"),
 )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from koinon.core.errors import KoinonError
+from koinon.core.noise import Noise
 from koinon.core.types import ClientId, canonical
 from koinon.durable import checkpoint
 from koinon.durable.history import RoundRecord
@@ -138,8 +139,12 @@ class Observer:
         require(hidden and (not self.secret or not offer.metrics), f"{node} tells what only a sum may tell")
 
     def summing(self, node: ClientId, said: Summing) -> None:
-        """A node says something in a secure sum: it signs once for an update, and never reveals both shares of anybody."""
+        """A node says something in a secure sum: it never begins anew with other keys, signs once for an update, and never reveals
+        both shares of anybody."""
         message = messages.decode(said.message, messages.FromClient, CHUNK_BYTES)
+        if isinstance(message, messages.Advert):
+            first = self._said.setdefault((node, message.round, "Advert"), said.message)
+            require(first == said.message, f"{node} begins attempt {message.round} a second time, with other keys")
         if isinstance(message, messages.Agreed | messages.Reveal):
             kind, round = type(message).__name__, (message.round - 1) // ATTEMPTS + 1
             first = self._said.setdefault((node, round, kind), said.message)
@@ -295,11 +300,11 @@ class Observer:
     def _sum(self, round: int, offers: Mapping[ClientId, Offer]) -> np.ndarray:
         """The same, rounded as in the ring: from what nodes trained, and from nothing that is masked."""
         assert self.federation is not None
-        encoded = []
+        encoded, noise = [], Noise.seeded(self.seed)
         for node, offer in offers.items():
             trained, ring = self._trained[node, round], self._rings[offer.update.digest]
             update = InMemory(self._updates[trained.update.digest])
-            encoded.append(contribution(self.federation, self.seed, round, node, ring, update, trained))
+            encoded.append(contribution(self.federation, self.seed, noise, round, node, ring, update, trained))
         if not encoded:
             return np.zeros(LENGTH, np.float32)
         vector, (weight, *_) = ring.decode(sum(encoded[1:], encoded[0]), len(encoded))

@@ -2,9 +2,10 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -206,6 +207,26 @@ class Codec(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Made:
+    """Values that are made, a range at a time, when somebody slices them: so they are never held all at once.
+
+    Attributes:
+        length: How many there are.
+        make: From a place, up to another.
+    """
+
+    length: int
+    make: Callable[[int, int], Vector]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, places: slice) -> Vector:
+        start, stop, _ = places.indices(self.length)
+        return self.make(start, stop) if start < stop else torch.empty(0)
+
+
 class Composable(Codec):
     """Base of codecs that `>>` joins: the one on the right encodes what the one on the left leaves."""
 
@@ -230,7 +251,14 @@ class Composable(Codec):
 
 
 class Values(Composable):
-    """Base of codecs without memory whose bytes depend, in number, on the vector's length alone."""
+    """Base of codecs without memory whose bytes depend, in number, on the vector's length alone.
+
+    Attributes:
+        ranged: Whether `_encoded` slices the vector, each place once and in order, and does nothing else with it. Then what
+            comes before this codec makes its values when they are asked for.
+    """
+
+    ranged: ClassVar[bool] = False
 
     def admit(self, spec: Spec) -> Spec:
         """What is known follows from the claims; decoded values do not add up in a ring."""

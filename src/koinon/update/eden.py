@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -43,6 +44,8 @@ class Eden(Values):
     Raises:
         AdmissionError: if `bits` is none of them.
     """
+
+    ranged: ClassVar[bool] = True
 
     bits: int
 

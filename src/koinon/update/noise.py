@@ -13,7 +13,7 @@ from koinon.core.errors import AdmissionError
 from koinon.core.layout import Layout
 from koinon.core.noise import Noise
 from koinon.core.types import Cohort, Spec, Update, Vector
-from koinon.privacy.events import Event, Gaussian, Laplace
+from koinon.privacy.events import Event, Gaussian, Laplace, Skellam
 from koinon.update.stage import Context, OnClient, State, Told
 
 _LEAST, _MOST = 1e-20, 1e20
@@ -221,6 +221,54 @@ class LaplaceNoise(Independent):
     def event(self) -> Event:
         """A Laplace release."""
         return Laplace(self.noise_multiplier)
+
+
+@dataclass(frozen=True)
+class SkellamNoise(OnSum):
+    """Noise that clients add within a secure sum, so that nobody sees a sum without it; needs an L2 bound before it.
+
+    Every client adds whole numbers of its own to its update in the ring, so many that the sum of any survivors holds noise of
+    standard deviation noise_multiplier · norm · W at least from those who do not work for the server (`SecureSum.minimum`
+    and `corrupt`). If more survive there is more. It needs `secure=SecureSum(…)`, whose steps follow from it.
+
+    Source: Agarwal, Kairouz, Liu, "The Skellam mechanism for differentially private federated learning" (2021).
+
+    Attributes:
+        noise_multiplier: As in `GaussianNoise`, > 0.
+        cohort: As in `GaussianNoise`.
+
+    Raises:
+        AdmissionError: if a number is out of its bounds.
+    """
+
+    noise_multiplier: float
+    cohort: float | None = None
+
+    def __post_init__(self) -> None:
+        check_noise(self)
+
+    def bound(self, spec: Spec) -> float:
+        """The L2 bound."""
+        if spec.l2_bound is None:
+            raise AdmissionError("SkellamNoise needs an L2 bound; put Clip(norm) before it")
+        return spec.l2_bound
+
+    def steps(self, length: int) -> float:
+        """Whole numbers that the bound is cut into, for vectors `[length]`: rounding lengthens one by 0.3 %."""
+        return max(64.0, 8 * math.sqrt(length))
+
+    def released(self, length: int) -> Event:
+        """A round's release of a vector `[length]`."""
+        return Skellam(self.noise_multiplier, self.steps(length), length)
+
+    @property
+    def event(self) -> Event:
+        """Of a single number."""
+        return self.released(1)
+
+    def covered(self, total: Vector, expected: float, context: Context) -> Vector:
+        """The noise is in the sum already."""
+        return total
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 from koinon.core.layout import Layout
 from koinon.core.types import Spec, Vector
-from koinon.update.codec import Claims, Codec, Composable, Encoded, Float32, Section, Shared, flat
+from koinon.update.codec import Claims, Codec, Composable, Encoded, Float32, Made, Section, Shared, Values, flat
 from koinon.update.stage import State
 
 
@@ -51,7 +51,9 @@ class Partial(Composable):
         self, state: State, vector: Vector, shared: Shared, rng: torch.Generator
     ) -> tuple[State, bytes | memoryview]:
         """The head, then the values."""
-        head, values = self._split(vector, shared, rng)
+        head, left = self._split(vector, shared, rng)
+        sliced = isinstance(self.then, Values) and self.then.ranged
+        values: Vector = left[:] if isinstance(left, Made) and not sliced else left  # type: ignore[assignment]
         state, tail = self.then.encode(state, values, shared.values(len(values)), rng)
         return state, b"".join((head, tail)) if head else tail
 
@@ -76,8 +78,8 @@ class Partial(Composable):
         """Bytes of the head."""
 
     @abstractmethod
-    def _split(self, vector: Vector, shared: Shared, rng: torch.Generator) -> tuple[bytes, Vector]:
-        """The head and the values of a vector."""
+    def _split(self, vector: Vector, shared: Shared, rng: torch.Generator) -> tuple[bytes, Vector | Made]:
+        """The head and the values of a vector, or what makes them."""
 
     @abstractmethod
     def _joined(self, head: Encoded, values: "Read", shared: Shared, start: int, stop: int) -> Vector:

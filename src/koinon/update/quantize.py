@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ class Quantize(Values):
     Raises:
         AdmissionError: if a number is out of its bounds.
     """
+
+    ranged: ClassVar[bool] = True
 
     bits: int
     block: int = 256

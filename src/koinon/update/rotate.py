@@ -9,6 +9,7 @@ Sources: Ailon and Chazelle, "The fast Johnson-Lindenstrauss transform" (2009); 
 estimation with limited communication" (2017).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,7 +18,7 @@ import torch
 
 from koinon.core.rng import integer
 from koinon.core.types import Vector
-from koinon.update.codec import Claims, Codec, Encoded, Float32, Shared
+from koinon.update.codec import Claims, Codec, Encoded, Float32, Made, Shared
 from koinon.update.partial import Partial, Read
 
 BLOCK, LEAST = 1 << 12, 1 << 7
@@ -52,11 +53,16 @@ class Rotate(Partial):
     def _head_bytes(self, shared: Shared) -> int:
         return KEY_BYTES
 
-    def _split(self, vector: Vector, shared: Shared, rng: torch.Generator) -> tuple[bytes, Vector]:
-        key, values = integer(rng), torch.empty(rotated_length(len(vector)))
-        for start, blocks in blocks_of(vector):
-            values[start : start + blocks.numel()].copy_(rotated(blocks, key).reshape(-1))
-        return key.to_bytes(KEY_BYTES, "little"), values
+    def _split(self, vector: Vector, shared: Shared, rng: torch.Generator) -> tuple[bytes, Made]:
+        key = integer(rng)
+
+        def turned(start: int, stop: int) -> Vector:
+            first = start // BLOCK * BLOCK
+            part = vector[first : min(-(-stop // BLOCK) * BLOCK, len(vector))]
+            values = torch.cat([rotated(blocks, key).reshape(-1) for _, blocks in blocks_of(part)])
+            return values[start - first : stop - first]
+
+        return key.to_bytes(KEY_BYTES, "little"), Made(rotated_length(len(vector)), turned)
 
     def _joined(self, head: Encoded, values: Read, shared: Shared, start: int, stop: int) -> Vector:
         key = key_of(head)
@@ -73,13 +79,13 @@ def _tail(rest: int) -> int:
     return max(LEAST, 1 << (rest - 1).bit_length())
 
 
-def blocks_of(vector: Vector) -> list[tuple[int, torch.Tensor]]:
+def blocks_of(vector: Vector) -> Iterator[tuple[int, torch.Tensor]]:
     """The blocks `[n, block]` of a vector, many at a time, each with the place of its first value."""
     whole = len(vector) // BLOCK * BLOCK
-    found = [(start, vector[start : min(start + GROUP, whole)].view(-1, BLOCK)) for start in range(0, whole, GROUP)]
+    for start in range(0, whole, GROUP):
+        yield start, vector[start : min(start + GROUP, whole)].view(-1, BLOCK)
     if rest := len(vector) - whole:
-        found.append((whole, torch.nn.functional.pad(vector[whole:], (0, _tail(rest) - rest))[None]))
-    return found
+        yield whole, torch.nn.functional.pad(vector[whole:], (0, _tail(rest) - rest))[None]
 
 
 def key_of(head: Encoded) -> int:

@@ -1,6 +1,7 @@
 """Signs, with one magnitude for many."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -26,6 +27,8 @@ class Sign(Values):
     Raises:
         AdmissionError: if `block` is less than 1.
     """
+
+    ranged: ClassVar[bool] = True
 
     block: int = 4096
 

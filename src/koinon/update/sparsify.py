@@ -11,7 +11,7 @@ import torch
 from koinon.core.errors import AdmissionError
 from koinon.core.rng import words
 from koinon.core.types import Vector
-from koinon.update.codec import Claims, Codec, Encoded, Float32, Shared, flat
+from koinon.update.codec import Claims, Codec, Encoded, Float32, Made, Shared, flat
 from koinon.update.partial import Partial, Read
 from koinon.update.places import CHUNK, PlaceCode, Places
 from koinon.update.sign import Sign
@@ -108,14 +108,20 @@ class RandomMask(Partial):
     def _head_bytes(self, shared: Shared) -> int:
         return 0
 
-    def _split(self, vector: Vector, shared: Shared, rng: torch.Generator) -> tuple[bytes, Vector]:
-        values, before = torch.empty(self._count(shared)), 0
-        for start in range(0, len(vector), CHUNK):
-            chunk = vector[start : start + CHUNK]
-            places = _mask(shared.seed, shared.round, start, len(chunk), self._of(len(chunk)))
-            torch.index_select(chunk, 0, torch.from_numpy(places), out=values[before : before + len(places)])
-            before += len(places)
-        return b"", values
+    def _split(self, vector: Vector, shared: Shared, rng: torch.Generator) -> tuple[bytes, Made]:
+        each = self._of(CHUNK)
+
+        def sent(start: int, stop: int) -> Vector:
+            first = start // each
+            chunks = [vector[CHUNK * chunk :][:CHUNK] for chunk in range(first, -(-stop // each))]
+            masks = (
+                _mask(shared.seed, shared.round, CHUNK * (first + number), len(chunk), self._of(len(chunk)))
+                for number, chunk in enumerate(chunks)
+            )
+            kept = [chunk[torch.from_numpy(mask)] for chunk, mask in zip(chunks, masks, strict=True)]
+            return torch.cat(kept)[start - first * each : stop - first * each]
+
+        return b"", Made(self._count(shared), sent)
 
     def _joined(self, head: Encoded, values: Read, shared: Shared, start: int, stop: int) -> Vector:
         vector = torch.zeros(stop - start)

@@ -111,6 +111,7 @@ def _header(info: RunInfo, history: Sequence[RoundRecord]) -> Html:
         ("Definition", _short(info.definition)),
         ("Model digest", _short(digest) if digest else "–"),
         ("Differential privacy", _privacy(info, history)),
+        ("Secure sum", _secure(info)),
     )
     return element(
         "header",
@@ -128,6 +129,14 @@ def _privacy(info: RunInfo, history: Sequence[RoundRecord]) -> str:
     spent = guarantees((release for record in history for release in record.releases), info.delta)
     seeded = "; its noise follows from the seed and protects nobody" if info.runtime == "simulation" else ""
     return "; ".join(f"noise by the {place}: {guarantee}" for place, guarantee in spent.items()) + seeded
+
+
+def _secure(info: RunInfo) -> str:
+    """What it hides, in this run."""
+    if not info.secure:
+        return "none: the server saw each update"
+    simulated = "; simulated without its masks, so nothing was hidden" if info.runtime == "simulation" else ""
+    return f"{info.secure}{simulated}"
 
 
 def _entry(name: str, text: str) -> Html:

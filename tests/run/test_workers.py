@@ -238,6 +238,7 @@ def test_what_lies_in_a_room_is_not_moved_and_nothing_else_is_written_over_it():
     assert bytes(memory.bytes(places[3])) == b"abc"
     (place,) = memory.write([other])
     assert place.start == 0, "a room lasts until the next write"
+    assert memory.write([memory.room(1, 4)])[0].start == 0, "or memory would grow for ever"
     memory.room(1, 9)
     assert memory.write([other])[0].start == 0, "a room that nobody used takes no place"
 

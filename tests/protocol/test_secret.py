@@ -296,6 +296,17 @@ def test_a_sum_that_is_lost_after_signing_closes_the_round_without_any_update():
     assert run.state.completed == 1 and opened(run.log)[-1] == RoundOpened(2, run.names, 5, 3)
 
 
+def test_signing_has_as_long_as_masking_had_from_when_it_begins():
+    run = Federation()
+    run.silent["n4"] = {"mask"}
+    for name in ("n1", "n2", "n3"):
+        run.silent[name] = {"agreed"}
+    run.join()
+    assert not run.closes(run.pass_time(60 + 59))
+    (close,) = run.closes(run.pass_time(2))
+    assert "signed the survivor set" in close.failed
+
+
 def test_a_sum_whose_masks_did_not_cancel_counts_for_nobody():
     run = Federation()
     run.join()

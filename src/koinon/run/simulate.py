@@ -67,6 +67,7 @@ def simulate(
     engine: MakeEngine = InProcess,
     network: Network | Callable[[ClientId], Network] | None = None,
     noise: Noise | None = None,
+    faithful: bool = False,
     progress: Progress | None = None,
 ) -> Run:
     """Run a federation in this process. Equal seeds give equal bits.
@@ -84,6 +85,8 @@ def simulate(
         network: Between the server and every client, or each of them: history tells how long a round would have waited for
             it, and `Fitted` chooses by it. It changes nothing else. A run that goes on keeps one that is the same for all.
         noise: The server's, of another run whose secret is at hand, to go through that run again; None: by the seed.
+        faithful: Whether secure sums are made with all of their cryptography. It takes longer, holds everybody's update, and
+            gives the same bits.
         progress: Told what happens; by default a live view in terminals and notebooks.
 
     Raises:
@@ -119,7 +122,7 @@ def simulate(
         with progress.following(info):
             trained = engine(federation, population, seed)
             between, secret = _networks(network or info.network), noise or Noise.seeded(seed)
-            _Simulation(federation, population, info, store, trained, between, secret, progress).go()
+            _Simulation(federation, population, info, store, trained, between, secret, faithful, progress).go()
         return Run.read(store, layout).publish()
     finally:
         store.close()
@@ -164,6 +167,7 @@ class _Simulation:
         engine: Engine,
         network: Callable[[ClientId], Network | None],
         noise: Noise,
+        faithful: bool,
         progress: Progress,
     ) -> None:
         self.federation = federation
@@ -173,6 +177,7 @@ class _Simulation:
         self.engine = engine
         self.network = network
         self.noise = noise
+        self.faithful = faithful
         self.progress = progress
         self.server = self._restored()
         model = Blob(checkpoint.digest(self.server.model), 4 * info.parameters)
@@ -211,7 +216,7 @@ class _Simulation:
         began = time.perf_counter()
         self.store.persist(opened)
         self.progress.opened(opened.round, opened.cohort)
-        gathered = gather(self.federation, self.info.seed, opened.round, opened.cohort)
+        gathered = gather(self.federation, self.info.seed, opened.round, opened.cohort, self.faithful)
         change, closing = None, not opened.cohort
         states = {client: self._client_state(client) for client in opened.cohort}
         model, told = self.server.model, self.conversation.state.told

@@ -3,7 +3,7 @@
 import math
 import os
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -37,6 +37,7 @@ from koinon.secure.messages import Advert, Agreed, Entry, FromClient, Masked, Re
 from koinon.secure.ring import Ring
 from koinon.secure.secure_sum import SecureSum
 from koinon.secure.shamir import Entropy
+from koinon.secure.unmasked import Opened
 
 Phase: TypeAlias = Literal["advertise", "share", "mask", "agree", "unmask"]
 Drop: TypeAlias = Mapping[str, Iterable[Hashable]]
@@ -199,17 +200,57 @@ def run_locally(
         ClientFailed: if an update is not finite.
     """
     played = _Round.of(scheme, updates, drop, weights, tallies, seed)
-    identities = {name: Ed25519PrivateKey.from_private_bytes(entropy(32)) for name in played.ids}
+    opened = faithful(scheme, played.length, _ROUND, list(played.ids), played.encoded, played.speaks, entropy)
+    found = [played.group(each.total, each.ring, each.survivors) for each in opened.sums]
+    survivors = [name for each in opened.sums for name in each.survivors]
+    if not found:
+        raise Unavailable(f"no secure sum: {'; '.join(opened.reasons)}")
+    return played.summed(found, survivors, opened.sums[0].ring, max(opened.sent[name] for name in survivors))
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a round of real messages came to.
+
+    Attributes:
+        sums: Of each group that was opened.
+        reasons: Why others were not.
+        sent: Bytes that each client said.
+    """
+
+    sums: tuple[Opened, ...]
+    reasons: tuple[str, ...]
+    sent: Mapping[str, int]
+
+
+def faithful(
+    scheme: SecureSum,
+    length: int,
+    number: int,
+    names: Sequence[str],
+    encoded: Callable[[str, Ring], Words],
+    speaks: Callable[[str, Phase], bool],
+    entropy: Entropy = os.urandom,
+) -> Played:
+    """One round of real clients and a real server, every message and every key as on a network.
+
+    Args:
+        length: D, coordinates of an update.
+        number: The round's.
+        names: The clients.
+        encoded: What a client that speaks when masked updates are due contributes in a ring.
+        speaks: Whether anything comes from a client in a phase.
+        entropy: Source of keys and shares.
+    """
+    identities = {name: Ed25519PrivateKey.from_private_bytes(entropy(32)) for name in names}
     trusted = {name: identity.public_key().public_bytes_raw() for name, identity in identities.items()}
-    host = server.Host(_RUN, trusted, scheme, played.length)
+    host = server.Host(_RUN, trusted, scheme, length)
     parties = {
-        name: client.Party(_RUN, name, identity.sign, trusted, scheme, played.length)
-        for name, identity in identities.items()
+        name: client.Party(_RUN, name, identity.sign, trusted, scheme, length) for name, identity in identities.items()
     }
     states = dict.fromkeys(parties, client.ClientState())
-    hall = groups.HallState(server.ServerState(_ROUND, tuple(parties)))
-    opened: list[Group] = []
-    survivors: list[str] = []
+    hall = groups.HallState(server.ServerState(number, tuple(parties)))
+    sums: list[Opened] = []
     reasons: list[str] = []
     mailbox: deque[Received] = deque()
     sent = dict.fromkeys(parties, 0)
@@ -220,14 +261,14 @@ def run_locally(
         for effect in effects:
             match effect:
                 case Say(message):
-                    if played.speaks(name, _phase(message)):
+                    if speaks(name, _phase(message)):
                         mailbox.append(Received(name, message))
                         sent[name] += len(encode(message))
-                case Want(_, ring):
-                    act(name, Contribute(played.encoded(name, ring)))
+                case Want(_, ring) if speaks(name, "mask"):
+                    act(name, Contribute(encoded(name, ring)))
 
     for name in parties:
-        act(name, Begin(_ROUND))
+        act(name, Begin(number))
     while not hall.over:
         hall, effects = groups.step(host, hall, mailbox.popleft() if mailbox else Elapsed())
         for effect in effects:
@@ -239,19 +280,11 @@ def run_locally(
                 case Abort(reason) | Refuse(_, reason):
                     reasons.append(reason)
                 case Open(opening):
-                    total = _ring(host, hall).zeros()
+                    total = opening.ring.zeros()
                     for name in opening.survivors:
-                        np.add(total, _ring(host, hall).unpack(kept[name]), out=total)
-                    opened.append(played.group(opening.apply(total), _ring(host, hall), opening.survivors))
-                    survivors += opening.survivors
-    if not opened:
-        raise Unavailable(f"no secure sum: {'; '.join(reasons)}")
-    return played.summed(opened, survivors, _ring(host, hall), max(sent[name] for name in survivors))
-
-
-def _ring(host: server.Host, hall: groups.HallState) -> Ring:
-    """Of the round; all groups have the same."""
-    return server.cohort(host, hall.groups[0]).ring
+                        np.add(total, opening.ring.unpack(kept[name]), out=total)
+                    sums.append(Opened(opening.ring, opening.apply(total), opening.survivors))
+    return Played(tuple(sums), tuple(reasons), sent)
 
 
 def ideal(

@@ -204,6 +204,11 @@ def test_what_cannot_be_added_up_secretly_is_refused_with_the_cure(arguments, cu
         kn.fedavg(secure=kn.SecureSum(clip=1.0), **arguments)
 
 
+def test_a_sum_by_two_servers_is_no_strategys():
+    with pytest.raises(AdmissionError, match="a strategy adds up by SecureSum, and SecretShared runs by"):
+        kn.fedavg(stages=(), secure=kn.secure.SecretShared(clip=1.0))
+
+
 def test_rules_that_remember_clients_are_refused_over_groups_and_others_count_groups():
     secure = kn.SecureSum(clip=1.0, group_size=3)
     for rule in (kn.FoolsGold(), kn.Quarantine(kn.Mean()), kn.NearestNeighborMixing(kn.FoolsGold(), 1)):

@@ -43,6 +43,10 @@ def check_secure(secure: SecureSum, spec: Spec, sample: Sampler, codec: Codec, r
     Raises:
         AdmissionError: naming the cure.
     """
+    if not isinstance(secure, SecureSum):
+        raise AdmissionError(
+            f"a strategy adds up by SecureSum, and {type(secure).__name__} runs by kn.secure.run_locally only"
+        )
     if secure.tallies or secure.noise:
         raise AdmissionError(
             "what is counted beside updates follows from the learner, and noise from SkellamNoise; give SecureSum no tallies and no noise"

@@ -27,7 +27,7 @@ def measure(folder: Path, quick: bool) -> list[Figure]:
     length, turns = (100_000, 3) if quick else (LENGTH, 15)
     vector = torch.randn(length, generator=generator(0, "benchmark"))
     noise = Noise.fresh()
-    context = Context(1, Spec(), Layout.of(nn.Linear(1, 1)), generator(0, "benchmark"), noise)
+    context = Context(1, Spec(), Layout.of(nn.Linear(1, 1)), lambda: generator(0, "benchmark"), noise)
 
     def clipped() -> Vector:
         _, update = Clip(1.0).on_client({}, Update.of(vector, 1), context)

@@ -51,6 +51,15 @@ def test_adding_rows_one_by_one_gives_the_same_bits(shape):
     assert torch.equal(Mean().finish(state), Mean().reduce(Matrix(updates, weights)))
 
 
+@given(MATRICES, st.floats(0, 1e12) | st.integers(0, 1 << 31).map(float))
+def test_a_whole_weight_is_added_as_any_other(shape, weight):
+    updates = matrix(shape)
+    total, weights = Mean().add(Mean().init(updates.shape[1]), updates[0], weight)
+    total, weights = Mean().add((total, weights), updates[-1], weight)
+    products = [row.double() * weight for row in (updates[0], updates[-1])]
+    assert torch.equal(total, products[0] + products[1]) and weights == 2 * weight
+
+
 def test_rows_in_files_give_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 37)
     updates = matrix((4, 100, 5))

@@ -1,11 +1,11 @@
 """One round's rules, for every order in which things can happen."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from koinon.core.types import canonical
 from koinon.protocol import round as rounds
 from koinon.protocol.events import Arrived, Close, Expect, Persist, RoundExtended, Send, Settled
 from koinon.protocol.messages import Accepted, Blob, Declined, Failed, Offer, Refused
@@ -181,3 +181,11 @@ def test_what_comes_after_the_closing_is_refused_as_late():
     assert rounds.offered(state, "a", offer(), SIZE) == (state, late)
     assert rounds.arrived(state, Arrived("a", 1, "0" * 64)) == (state, late)
     assert rounds.answered(state, "a", Failed(1, "no")) == (state, ())
+
+
+@given(st.sets(st.text("ab1", max_size=3)), st.text("ab1", max_size=3), st.booleans())
+def test_who_is_of_the_cohort_is_found(names, name, settled):
+    state = opened(tuple(canonical(names)))
+    state = replace(state, outcomes={name: "failed"} if settled else {})
+    assert state.has(name) == (name in names)
+    assert state.lacks(name) == (name in state.missing)

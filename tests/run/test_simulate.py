@@ -177,11 +177,6 @@ def test_works_under_a_running_event_loop(run):
     assert asyncio.run(notebook()) == run().digest
 
 
-def test_more_workers_than_there_are_is_refused(run):
-    with pytest.raises(kn.AdmissionError, match="workers=1"):
-        run(workers=2)
-
-
 def test_held_out_parts_of_clients_are_evaluated_together(tmp_path):
     heart = kn.data.load("heart-disease")
 

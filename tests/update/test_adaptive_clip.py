@@ -24,7 +24,7 @@ LENGTH = LAYOUT.length
 
 
 def context(told: dict[str, float], cohort: float = 100.0) -> Context:
-    return Context(1, Spec(cohort=cohort), LAYOUT, torch.Generator(), Noise.seeded(5), told)
+    return Context(1, Spec(cohort=cohort), LAYOUT, torch.Generator, Noise.seeded(5), told)
 
 
 def sent(values: list[float], norm: float) -> torch.Tensor:
@@ -57,10 +57,10 @@ def test_the_noise_is_split_as_in_the_paper_and_has_the_whole_distribution(cohor
     counts = []
     for seed in range(300):
         noise = Noise.seeded(seed)
-        made = Context(1, Spec(), LAYOUT, torch.Generator(), noise)
+        made = Context(1, Spec(), LAYOUT, torch.Generator, noise)
         stage, spec = chain.stages[1], chain.stages[0].admit(Spec())
         total = torch.zeros(LENGTH + 1 if seed == 0 else 3)
-        _, noisy = stage.on_server({}, total, Cohort(1, 5, 5.0), Context(1, spec, LAYOUT, made.public, noise))
+        _, noisy = stage.on_server({}, total, Cohort(1, 5, 5.0), Context(1, spec, LAYOUT, made.draws, noise))
         counts.append(float(noisy[-1]))
         if seed == 0:
             law = stats.norm(scale=1 / math.sqrt(1.1**-2 - (0.1 * cohort) ** -2) / cohort)

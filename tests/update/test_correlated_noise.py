@@ -42,7 +42,7 @@ def drawn(stage: kn.CorrelatedNoise, rounds: int) -> np.ndarray:
     """The noise of so many rounds, as the server adds it; [rounds, LENGTH]."""
     chain, found = Chain((kn.Clip(0.5), stage)), []
     for round in range(1, rounds + 1):
-        context = Context(round, Spec(), LAYOUT, torch.Generator(), Noise.seeded(3))
+        context = Context(round, Spec(), LAYOUT, torch.Generator, Noise.seeded(3))
         found.append(chain.on_server({}, torch.zeros(LENGTH), Cohort(round, 4, 4.0), context)[1].numpy())
     return np.stack(found)
 

@@ -19,7 +19,7 @@ LENGTH = LAYOUT.length
 
 
 def context(round: int = 1, cohort: float | None = None, layout: Layout = LAYOUT) -> Context:
-    return Context(round, Spec(cohort=cohort), layout, torch.Generator(), Noise.seeded(5).of("test"))
+    return Context(round, Spec(cohort=cohort), layout, torch.Generator, Noise.seeded(5).of("test"))
 
 
 def noise_of(chain: Chain, weight: float = 7.0) -> torch.Tensor:

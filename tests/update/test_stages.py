@@ -17,7 +17,7 @@ from koinon.update.stage import Chain, Context, OnClient
 from koinon.update.weight import Weight
 
 LAYOUT = Layout.of(torch.nn.Linear(3, 2))
-CONTEXT = Context(1, Spec(), LAYOUT, torch.Generator(), Noise.seeded(0))
+CONTEXT = Context(1, Spec(), LAYOUT, torch.Generator, Noise.seeded(0))
 NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 

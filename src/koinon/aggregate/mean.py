@@ -12,6 +12,10 @@ BLOCK = 1 << 17
 """Columns that are added up at a time: 1 MiB of float64 accumulator. Eight times as many are no faster, and the
 allocator then keeps 60 MiB of what they leave behind."""
 
+_EXACT = 1 << 29
+"""Integers below this times a float32 are float64 numbers, so that it makes no difference whether the product is rounded
+before it is added: processors that multiply and add at once do not. It saves half of the time."""
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -48,6 +52,8 @@ class Mean:
     def add(self, state: tuple[torch.Tensor, float], row: Vector, weight: float) -> tuple[torch.Tensor, float]:
         """One more update."""
         total, weights = state
+        if float(weight).is_integer() and weight < _EXACT:
+            return total.add_(row, alpha=weight), weights + weight
         return total.add_(row.to(torch.float64).mul_(weight)), weights + weight
 
     def finish(self, state: tuple[torch.Tensor, float]) -> Vector:

@@ -42,6 +42,22 @@ def expanded(material: bytes) -> torch.Generator:
     return made
 
 
+class Later:
+    """A generator of these arguments that is made when it is first asked for, and is the same ever after."""
+
+    __slots__ = ("_arguments", "_made")
+
+    def __init__(self, seed: int, purpose: str, round: int = 0, client: ClientId = "") -> None:
+        self._arguments = seed, purpose, round, client
+        self._made: torch.Generator | None = None
+
+    def __call__(self) -> torch.Generator:
+        """The generator."""
+        if self._made is None:
+            self._made = generator(*self._arguments)
+        return self._made
+
+
 def integer(rng: torch.Generator) -> int:
     """63 bits drawn from `rng`, to seed a library that takes an integer."""
     return int(torch.randint(2**63 - 1, (), generator=rng))

@@ -21,12 +21,22 @@ def canonical(clients: Iterable[ClientId]) -> list[ClientId]:
 
     So `"2"` comes before `"10"`, and the bits of a sum depend neither on arrival nor on the runtime.
     """
-    return sorted(clients, key=lambda client: (len(client), client))
+    return sorted(clients, key=in_order)
+
+
+def in_order(client: ClientId) -> tuple[int, ClientId]:
+    """What the canonical order goes by."""
+    return len(client), client
 
 
 def finite(vector: torch.Tensor) -> bool:
-    """Whether no element is NaN or infinite; one pass, where `torch.isfinite` needs more memory than the vector has."""
-    return vector.numel() == 0 or all(math.isfinite(bound) for bound in torch.aminmax(vector))  # NaN would be both
+    """Whether no element is NaN or infinite; without the memory that `torch.isfinite` needs.
+
+    A finite sum has only finite terms, and is the faster to take; one that is not may have overflowed.
+    """
+    if vector.numel() == 0 or math.isfinite(vector.sum()):
+        return True
+    return all(math.isfinite(bound) for bound in torch.aminmax(vector))  # NaN would be both
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,10 +60,10 @@ class Population:
             case Population():
                 return source
             case Mapping():
-                return cls(_names(source), {name: _data(name, source[name]) for name in source}.__getitem__)
+                return cls(_names(source), _Listed({name: _data(name, source[name]) for name in source}))
             case Sequence() if not isinstance(source, str | bytes):
-                data = [_data(str(number), each) for number, each in enumerate(source)]
-                return cls(Numbered(range(len(data))), _ByNumber(data.__getitem__))
+                data = {str(number): _data(str(number), each) for number, each in enumerate(source)}
+                return cls(Numbered(range(len(data))), _Listed(data))
             case _ if callable(source) and size is not None:
                 return cls(Numbered(range(size)), _ByNumber(source))
             case _ if callable(source):
@@ -81,6 +81,11 @@ class Population:
             some = ", ".join(self.ids[:3]) + (", ..." if len(self) > 3 else "")
             raise AdmissionError(f"no client {client!r} in this population of {len(self)}: {some}")
         return _data(client, self.make(client))
+
+    def size(self, client: ClientId) -> int | None:
+        """How many examples a client trains on, where that is known without making its data; None elsewhere."""
+        size: Callable[[ClientId], int | None] | None = getattr(self.make, "size", None)
+        return None if size is None else size(client)
 
     def first(self, clients: int) -> "Population":
         """The first `clients` of this population.
@@ -150,7 +155,8 @@ def split(data: DataSet, partition: Partition | Natural, clients: int | None, se
         raise AdmissionError(
             f"{partition} must give each of {len(data.train)} examples an owner from 0 to {clients - 1}"
         )
-    return Population(Numbered(range(clients)), _ByNumber(_Parts.of(data.train, owners, clients).of_client))
+    parts = _Parts.of(data.train, owners, clients)
+    return Population(Numbered(range(clients)), _ByNumber(parts.of_client, parts.size))
 
 
 def _by_group(data: DataSet, clients: int | None) -> Population:
@@ -183,19 +189,39 @@ class _Parts:
         sizes = torch.bincount(owners, minlength=clients)
         return cls(examples, owners.argsort(stable=True), torch.cat((torch.zeros_like(sizes[:1]), sizes.cumsum(0))))
 
+    def size(self, number: int) -> int:
+        return int(self.starts[number + 1] - self.starts[number])
+
     def of_client(self, number: int) -> Dataset:
         indices = self.order[self.starts[number] : self.starts[number + 1]]
         return self.examples.subset(indices) if isinstance(self.examples, Samples) else Subset(self.examples, indices)
 
 
 @dataclass(frozen=True)
+class _Listed:
+    """Id -> data set, of those there are."""
+
+    data: Mapping[ClientId, DataSet]
+
+    def __call__(self, client: ClientId) -> DataSet:
+        return self.data[client]
+
+    def size(self, client: ClientId) -> int:
+        return len(self.data[client].train)
+
+
+@dataclass(frozen=True)
 class _ByNumber:
-    """Id -> data set, from a function of the number that the id is."""
+    """Id -> data set, from a function of the number that the id is, and perhaps one that knows how large it is."""
 
     make: Make
+    size_of: Callable[[int], int] | None = None
 
     def __call__(self, client: ClientId) -> object:
         return self.make(int(client))
+
+    def size(self, client: ClientId) -> int | None:
+        return None if self.size_of is None else self.size_of(int(client))
 
 
 @dataclass(frozen=True)
@@ -205,6 +231,9 @@ class _ByName:
     numbers: Mapping[ClientId, int]
     train: _Parts
     test: _Parts | None
+
+    def size(self, client: ClientId) -> int:
+        return self.train.size(self.numbers[client])
 
     def __call__(self, client: ClientId) -> DataSet:
         number = self.numbers[client]

@@ -1,16 +1,21 @@
 """The Learner protocol: all that the rest of Koinon knows about a model and its training."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 
+from koinon.core.errors import ClientFailed
 from koinon.core.layout import Layout
 from koinon.core.noise import Noise
 from koinon.core.statistics import Metrics
 from koinon.core.types import Update, Vector
 from koinon.data.dataset import Dataset
 from koinon.learn.corrections import Correction
+
+Room: TypeAlias = Callable[[int, int], torch.Tensor]
+"""Number of clients and D -> memory for so many deltas, float32 `[clients, D]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +58,29 @@ class Learner(Protocol):
 
     def evaluate(self, model: Vector, data: Dataset) -> Metrics:
         """Additive statistics of `model` on `data`."""
+
+
+@runtime_checkable
+class CohortLearner(Learner, Protocol):
+    """A learner that can train several clients at once, which a simulation makes use of."""
+
+    @property
+    def together(self) -> bool:
+        """Whether it does."""
+
+    def train_cohort(
+        self,
+        start: Vector,
+        datas: Sequence[Dataset],
+        tasks: Sequence[LocalTask],
+        rngs: Sequence[torch.Generator],
+        room: Room = torch.empty,
+    ) -> Sequence[Update | ClientFailed]:
+        """What `train` would make of each of these clients, up to rounding: to 1e-5 of the update's norm.
+
+        Failures are returned, not raised; a delta that is not finite may be returned as well. The results may depend on
+        who is trained together, so whoever calls this must see to it that those are the same whenever the bits are to be.
+
+        Args:
+            room: Gives memory for deltas that need not be copied any more: worker processes share it.
+        """

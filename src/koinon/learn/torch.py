@@ -7,10 +7,7 @@ of threads, not on torch's global generator, not on what the module was trained 
 import copy
 import functools
 import math
-import textwrap
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
@@ -18,18 +15,22 @@ import torch
 from torch import nn
 
 from koinon.core.descent import plain_rate
-from koinon.core.errors import AdmissionError, ClientFailed, KoinonError
+from koinon.core.errors import AdmissionError, ClientFailed
 from koinon.core.layout import Layout
 from koinon.core.noise import Noise
 from koinon.core.rng import generator, integer
 from koinon.core.statistics import Metrics, Ratio, Statistic, merge
 from koinon.core.types import Update, Vector, finite
 from koinon.data.dataset import Batch, Dataset
+from koinon.learn.cohort import Unfit, alike, train_at_once
 from koinon.learn.corrections import Correction
+from koinon.learn.dense import Dense, dense_layers
 from koinon.learn.dpsgd import DPSGD, PrivateGradients
-from koinon.learn.learner import LocalTask
+from koinon.learn.guard import blamed, check_loss, line, not_finite, sealed
+from koinon.learn.learner import LocalTask, Room
 from koinon.learn.metrics import Metric
-from koinon.learn.workspace import Workspace
+from koinon.learn.steps import Step, descending, optimized
+from koinon.learn.workspace import Workspace, arranged
 from koinon.privacy.events import Event
 
 Loss: TypeAlias = Callable[[Any, Any], torch.Tensor]
@@ -38,11 +39,8 @@ Loss: TypeAlias = Callable[[Any, Any], torch.Tensor]
 MakeOptimizer: TypeAlias = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 """Parameters -> a fresh optimizer; `functools.partial` of any `torch.optim` class."""
 
-_Source: TypeAlias = Callable[[], float]
-"""Puts a gradient into the `grad` of every parameter that has one, and returns the loss (NaN: it is not told)."""
-
-_Step: TypeAlias = Callable[[_Source], float]
-"""One optimizer step, given where gradients come from; returns the loss."""
+BATCHED_LENGTH = 1 << 20
+"""Parameters up to which clients are trained at once by default."""
 
 _SGD: MakeOptimizer = functools.partial(torch.optim.SGD, lr=0.05)
 
@@ -68,6 +66,9 @@ class TorchLearner:
         dp: How training protects each record, or None. With it, steps are as `DPSGD` says, `batch_size` is how many
             records' gradients are held at a time (each as large as the model; 64 and more are faster for convolutions),
             and nothing is told beside the update.
+        batched: Whether a simulation trains clients at once: True, False, or None for where that was measured to be
+            faster, which is for an `nn.Sequential` of linear layers and activations, cross entropy and plain SGD, up to
+            `BATCHED_LENGTH` parameters. Updates then differ from those of one client after another by rounding.
 
     Raises:
         AdmissionError: if the model, the optimizer or a number cannot work.
@@ -81,8 +82,10 @@ class TorchLearner:
     metrics: Sequence[Metric] = ()
     eval_batch_size: int = 1024
     dp: DPSGD | None = None
+    batched: bool | None = None
     _workspace: Workspace = field(init=False, repr=False)
     _given: Vector | None = field(init=False, repr=False)
+    _dense: Dense | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "eval_batch_size"):
@@ -92,7 +95,8 @@ class TorchLearner:
         if len(set(names)) < len(names):
             raise AdmissionError(f"two metrics have one name among {', '.join(names)}; give one of them another name")
         given = isinstance(self.model, nn.Module)
-        workspace = Workspace(copy.deepcopy(self.model) if isinstance(self.model, nn.Module) else _make(self.model, 0))
+        module = copy.deepcopy(self.model) if isinstance(self.model, nn.Module) else _make(self.model, 0)
+        workspace = Workspace(arranged(module) if self.dp is None else module)
         object.__setattr__(self, "metrics", tuple(self.metrics))
         object.__setattr__(self, "_workspace", workspace)
         object.__setattr__(self, "_given", workspace.layout.gather(workspace.module) if given else None)
@@ -101,6 +105,7 @@ class TorchLearner:
         optimizer = self._make_optimizer() if plain_rate(self.optimizer) is None else None
         if self.dp is not None:
             self.dp.admit(workspace.module, workspace.layout, self.loss, optimizer)
+        object.__setattr__(self, "_dense", self._make_dense())
 
     @property
     def layout(self) -> Layout:
@@ -152,17 +157,52 @@ class TorchLearner:
         # With dp not even dropout may follow the public generator: a record shifts what is drawn for those after it,
         # and only who cannot know the draws cannot tell.
         layers = generator(integer(rng), "layers") if self.dp is None else _secret(task).of("layers").generator()
-        with _sealed(layers), torch.enable_grad():
+        with sealed(layers), torch.enable_grad():
             step = self._step(task.correction, start)
             if self.dp is None:
                 examples, metrics = self._descend(step, data, task, rng)
             else:
                 examples, metrics = self._descend_privately(self.dp, step, data, task)
-            with _blamed(f"round {task.round}"):
+            with blamed(f"round {task.round}"):
                 delta = workspace.read() - start
         if not finite(delta):
-            raise ClientFailed(f"round {task.round}: the trained model is not finite; lower the learning rate")
+            raise not_finite(task.round)
         return Update.of(delta, examples, metrics)
+
+    @property
+    def together(self) -> bool:
+        """Whether `train_cohort` trains clients at once."""
+        return self._dense is not None
+
+    def train_cohort(
+        self,
+        start: Vector,
+        datas: Sequence[Dataset],
+        tasks: Sequence[LocalTask],
+        rngs: Sequence[torch.Generator],
+        room: Room = torch.empty,
+    ) -> list[Update | ClientFailed]:
+        """What `train` would make of each of these clients, up to rounding; failures are returned, not raised.
+
+        Clients with equally many examples are trained at once where `batched` says so and nothing corrects gradients.
+        """
+        made: dict[int, Update | ClientFailed] = {}
+        rate = plain_rate(self.optimizer)
+        for places in alike(datas):
+            own, drawn = [datas[place] for place in places], [rngs[place] for place in places]
+            states = [rng.get_state() for rng in drawn]
+            try:
+                if self._dense is None or rate is None or not len(own[0]) or tasks[places[0]].correction is not None:
+                    raise Unfit
+                round = tasks[places[0]].round
+                out = room(len(own), self.layout.length)
+                updates = train_at_once(self._dense, start, own, drawn, self._batches, rate, round, out)
+            except Unfit:
+                for rng, state in zip(drawn, states, strict=True):
+                    rng.set_state(state)
+                updates = [self._alone(start, datas[place], tasks[place], rngs[place]) for place in places]
+            made |= dict(zip(places, updates, strict=True))
+        return [made[place] for place in range(len(datas))]
 
     def evaluate(self, model: Vector, data: Dataset) -> Metrics:
         """`loss` and every metric of `model` on `data`; nothing without examples.
@@ -173,7 +213,7 @@ class TorchLearner:
         self._workspace.load(model)
         module = self._workspace.module.eval()
         found: dict[str, Statistic] = {}
-        with _sealed(generator(0, "evaluate")), torch.inference_mode(), _blamed("evaluation"):
+        with sealed(generator(0, "evaluate")), torch.inference_mode(), blamed("evaluation"):
             for indices in _split(torch.arange(len(data)), self.eval_batch_size):
                 inputs, targets = data.batch(indices)
                 outputs = module(inputs)
@@ -183,24 +223,21 @@ class TorchLearner:
                 found = merge((found, batch))
         return found
 
-    def _descend(self, step: _Step, data: Dataset, task: LocalTask, rng: torch.Generator) -> tuple[int, Metrics]:
+    def _descend(self, step: Step, data: Dataset, task: LocalTask, rng: torch.Generator) -> tuple[int, Metrics]:
         """Every step of a training; what may be told of it: how many examples, and the mean loss."""
         total = 0.0
         for number, indices in enumerate(self._batches(len(data), rng), start=1):
-            with _blamed(f"round {task.round}, step {number}"):
+            with blamed(f"round {task.round}, step {number}"):
                 loss = step(functools.partial(self._differentiate, data.batch(indices)))
-            if not math.isfinite(loss):
-                raise ClientFailed(
-                    f"round {task.round}, step {number}: the loss is {loss}; lower the learning rate or scale the inputs"
-                )
+            check_loss(loss, task.round, number)
             total += loss * len(indices)
         return len(data), {"train_loss": Ratio(total, float(len(data) * self.epochs))}
 
-    def _descend_privately(self, dp: DPSGD, step: _Step, data: Dataset, task: LocalTask) -> tuple[int, Metrics]:
+    def _descend_privately(self, dp: DPSGD, step: Step, data: Dataset, task: LocalTask) -> tuple[int, Metrics]:
         """Every step of a training with `dp`; nothing may be told of it."""
         private = PrivateGradients(dp, self._workspace, self._mean_loss, self.batch_size)
         for number in range(1, dp.steps(self.epochs) + 1):
-            with _blamed(f"round {task.round}, step {number}"):
+            with blamed(f"round {task.round}, step {number}"):
                 gradient = private.draw(data, _secret(task).of("step", number))
                 step(functools.partial(self._place, gradient))  # drawn once, however often the optimizer asks
         return 1, {}
@@ -230,23 +267,42 @@ class TorchLearner:
                 batches = [*batches[:-2], torch.cat(batches[-2:])]
             yield from batches
 
+    def _alone(self, start: Vector, data: Dataset, task: LocalTask, rng: torch.Generator) -> Update | ClientFailed:
+        try:
+            return self.train(start, data, task, rng)
+        except ClientFailed as failure:
+            return failure
+
+    def _make_dense(self) -> Dense | None:
+        """What trains clients at once, or None."""
+        layout, module = self.layout, self._workspace.module
+        layers = dense_layers(module, layout, self.loss)
+        fits = bool(layers) and plain_rate(self.optimizer) is not None and self.dp is None
+        if self.batched and not fits:
+            raise AdmissionError(
+                "this model cannot be trained in batches of clients: that needs an nn.Sequential of Linear, ReLU, Tanh and "
+                "Sigmoid, cross entropy and plain SGD without dp; leave out batched=True"
+            )
+        wanted = layout.length <= BATCHED_LENGTH if self.batched is None else self.batched
+        return Dense(layers, isinstance(next(module.children()), nn.Flatten)) if fits and wanted else None
+
     def _make_optimizer(self) -> torch.optim.Optimizer:
         try:
             made = self.optimizer(self._workspace.parameters)
         except Exception as error:
             raise AdmissionError(
-                f"the optimizer cannot be made ({_line(error)}); give functools.partial(torch.optim.SGD, lr=0.05) "
+                f"the optimizer cannot be made ({line(error)}); give functools.partial(torch.optim.SGD, lr=0.05) "
                 "or the like"
             ) from error
         if not isinstance(made, torch.optim.Optimizer):
             raise AdmissionError(f"optimizer made a {type(made).__name__}; it must make a torch.optim.Optimizer")
         return made
 
-    def _step(self, correction: Correction | None, start: Vector) -> _Step:
+    def _step(self, correction: Correction | None, start: Vector) -> Step:
         parameters = self._workspace.parameters
         if correction is None:
             rate = plain_rate(self.optimizer)
-            return _optimized(self._make_optimizer(), lambda: None) if rate is None else _descending(parameters, rate)
+            return optimized(self._make_optimizer(), lambda: None) if rate is None else descending(parameters, rate)
         views = self.layout.views(start)
         starts = [views[slot.name].to(slot.dtype) for slot in self.layout.slots if slot.trainable]
 
@@ -257,46 +313,16 @@ class TorchLearner:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             correction.correct(gradients, [parameter.detach() for parameter in parameters], starts)
 
-        return _optimized(self._make_optimizer(), correct)
-
-
-def _optimized(optimizer: torch.optim.Optimizer, correct: Callable[[], None]) -> _Step:
-    """The optimizer's own step, with a closure because some (LBFGS) ask for the loss more than once."""
-
-    def step(source: _Source) -> float:
-        def closure() -> float:
-            optimizer.zero_grad()
-            loss = source()
-            correct()
-            return loss
-
-        return float(optimizer.step(closure))
-
-    return step
-
-
-def _descending(parameters: list[nn.Parameter], rate: float) -> _Step:
-    """w <- w - rate · g, the bits of plain `torch.optim.SGD` in three quarters of the time on a small model."""
-
-    def step(source: _Source) -> float:
-        for parameter in parameters:
-            parameter.grad = None
-        loss = source()
-        used = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
-        with torch.no_grad():
-            torch._foreach_add_([w for w, _ in used], [g for _, g in used], alpha=-rate)
-        return loss
-
-    return step
+        return optimized(self._make_optimizer(), correct)
 
 
 def _make(model: Any, seed: int) -> nn.Module:
-    with _sealed(generator(seed, "initial")):
+    with sealed(generator(seed, "initial")):
         try:
             module = model()
         except Exception as error:
             raise AdmissionError(
-                f"the model cannot be made ({_line(error)}); give a module, or what makes one"
+                f"the model cannot be made ({line(error)}); give a module, or what makes one"
             ) from error
     if not isinstance(module, nn.Module):
         raise AdmissionError(f"model made a {type(module).__name__}; it must make an nn.Module")
@@ -309,31 +335,6 @@ def _secret(task: LocalTask) -> Noise:
     return task.noise
 
 
-@contextmanager
-def _sealed(rng: torch.Generator) -> Iterator[None]:
-    """Global draws come from `rng`, one thread, and a loss that would broadcast raises; then all is as before."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings("error", message="Using a target size")
-        torch.set_rng_state(rng.get_state())
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-
-
-@contextmanager
-def _blamed(where: str) -> Iterator[None]:
-    """Whatever the user's code raises, as this client's failure in one line."""
-    try:
-        yield
-    except KoinonError as error:
-        raise ClientFailed(f"{where}: {error}") from error
-    except Exception as error:
-        raise ClientFailed(f"{where}: {_line(error)}") from error
-
-
 def _split(indices: torch.Tensor, size: int) -> list[torch.Tensor]:
     return [indices[start : start + size] for start in range(0, len(indices), size)]
 
@@ -343,7 +344,3 @@ def _scalar(loss: torch.Tensor) -> torch.Tensor:
         shape = list(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
         raise ClientFailed(f"the loss is {shape}, not a scalar; let it return the mean over the batch")
     return loss
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {textwrap.shorten(str(error), 300)}"

@@ -10,6 +10,22 @@ from koinon.core.layout import Layout
 from koinon.core.types import Vector
 
 
+def arranged(module: nn.Module) -> nn.Module:
+    """The module, in place, with its weights in the order in which it computes fastest.
+
+    Convolutions and pooling of images are 1.0 to 1.8 times as fast with channels last, for all steps of a training of
+    10 common shapes. Only code that looks at strides could notice, as `x.view(len(x), -1)` does; so this is done where
+    there is none but torch's: to an `nn.Sequential` of modules of `torch.nn`. Whoever writes a module of another
+    class can give it by `.to(memory_format=torch.channels_last)`.
+    """
+    containers = [part for part in module.modules() if next(part.children(), None) is not None]
+    plain = all(type(part) is nn.Sequential for part in containers)
+    known = all(type(part).__module__.startswith("torch.nn.modules.") for part in module.modules())
+    if plain and known and any(isinstance(part, nn.Conv2d) for part in module.modules()):
+        return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return module
+
+
 @dataclass(frozen=True, slots=True)
 class _Buffer:
     """A buffer's home, the tensor that belongs there, and the value to reset it to (None: it is in the vector)."""
@@ -21,7 +37,7 @@ class _Buffer:
 
 
 class Workspace:
-    """A module whose float32 tensors are views of one flat buffer, so that loading a model is one copy.
+    """A module whose float32 tensors are views of one flat buffer, so that loading a model is little more than one copy.
 
     What is not in the vector never passes from one training to the next: buffers are reset by `load`, and
     frozen parameters, which may be too large to copy, must not be written (`read` refuses).
@@ -48,12 +64,13 @@ class Workspace:
         self.parameters = [parameters[slot.name] for slot in self.layout.slots if slot.trainable]
         self._flat = self.layout.gather(module)
         views = self.layout.views(self._flat)
-        self._halves = []  # (tensor, its float32 view) of tensors that cannot share the buffer's memory
+        self._apart = []  # (tensor, its view) of tensors of another type or order, which cannot share the buffer's memory
         for slot in self.layout.slots:
-            if slot.dtype == torch.float32:
-                tensors[slot.name].data = views[slot.name]
+            tensor, view = tensors[slot.name], views[slot.name]
+            if slot.dtype == torch.float32 and tensor.stride() == view.stride():
+                tensor.data = view
             else:
-                self._halves.append((tensors[slot.name].detach(), views[slot.name]))
+                self._apart.append((tensor.detach(), view))
         held = {id(tensors[slot.name]) for slot in self.layout.slots}
         self._buffers = [
             _Buffer(owner, name, tensor, None if tensor is None or id(tensor) in held else tensor.clone())
@@ -75,8 +92,8 @@ class Workspace:
         if vector.shape != self._flat.shape or vector.dtype != torch.float32:
             raise ValueError(f"expected float32 {list(self._flat.shape)}, got {vector.dtype} {list(vector.shape)}")
         self._flat.copy_(vector)
-        for half, view in self._halves:
-            half.copy_(view)
+        for tensor, view in self._apart:
+            tensor.copy_(view)
         for buffer in self._buffers:
             buffer.owner._buffers[buffer.name] = buffer.tensor  # a forward pass may have put another one there
             if buffer.tensor is not None and buffer.value is not None:
@@ -98,7 +115,7 @@ class Workspace:
             present = buffer.owner._buffers[buffer.name]
             if buffer.value is None and buffer.tensor is not None and present is not None:
                 buffer.tensor.copy_(present)
-        for half, view in self._halves:
-            view.copy_(half)
+        for tensor, view in self._apart:
+            view.copy_(tensor)
         self.module.zero_grad()
         return self._flat

@@ -1,9 +1,8 @@
 """How one model leads to the next: what a node that holds an earlier one is sent in place of the present one."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-import msgspec
+from msgspec.structs import replace
 
 from koinon.core.types import ClientId
 from koinon.protocol.events import Stream
@@ -33,7 +32,7 @@ def shown(state: SessionState, node: ClientId, round: int) -> SessionState:
     member = state.members[node]
     if member.ready.trained == round:
         return state
-    ready = msgspec.structs.replace(member.ready, model=state.model.digest, offset=state.model.size)
+    ready = replace(member.ready, model=state.model.digest, offset=state.model.size)
     return replace(state, members={**state.members, node: replace(member, ready=ready)})
 
 

@@ -10,17 +10,19 @@ Rules:
     - where updates are added up secretly, an offered one is masked, and counts when the sum does.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 
-from koinon.core.types import ClientId, canonical
+import msgspec
+from msgspec.structs import replace
+
+from koinon.core.types import ClientId, canonical, in_order
 from koinon.protocol.events import Arrived, Close, Effect, Expect, Outcome, Persist, RoundExtended, Send, Settled
 from koinon.protocol.messages import Accepted, Declined, Failed, Offer, Refused
 from koinon.protocol.sums import Sum
 
 
-@dataclass(frozen=True, slots=True)
-class RoundState:
+class RoundState(msgspec.Struct, frozen=True):
     """A round that is open or closing.
 
     Attributes:
@@ -41,8 +43,8 @@ class RoundState:
     wanted: int
     needed: int
     deadline: float
-    outcomes: Mapping[ClientId, Outcome] = field(default_factory=dict)
-    offers: Mapping[ClientId, Offer] = field(default_factory=dict)
+    outcomes: Mapping[ClientId, Outcome] = msgspec.field(default_factory=dict)
+    offers: Mapping[ClientId, Offer] = msgspec.field(default_factory=dict)
     overdue: bool = False
     closing: bool = False
     sum: Sum | None = None
@@ -56,6 +58,15 @@ class RoundState:
     def missing(self) -> tuple[ClientId, ...]:
         """Nodes of the cohort that have not been settled."""
         return tuple(node for node in self.cohort if node not in self.outcomes)
+
+    def has(self, node: ClientId) -> bool:
+        """Whether the node is of the cohort; found by its order, since a cohort may have thousands."""
+        place = bisect_left(self.cohort, in_order(node), key=in_order)
+        return place < len(self.cohort) and self.cohort[place] == node
+
+    def lacks(self, node: ClientId) -> bool:
+        """Whether the node is of the cohort and has not been settled."""
+        return node not in self.outcomes and self.has(node)
 
     @property
     def stuck(self) -> bool:
@@ -105,7 +116,7 @@ def arrived(state: RoundState, event: Arrived) -> Step:
 
 def answered(state: RoundState, node: ClientId, message: Declined | Failed) -> Step:
     """A node says that it will not or cannot do its part."""
-    if message.round != state.number or node not in state.cohort or node in state.outcomes or state.closing:
+    if message.round != state.number or not state.lacks(node) or state.closing:
         return state, ()
     if state.has_masked(node):
         return state, ()
@@ -166,7 +177,7 @@ def _objection(state: RoundState, node: ClientId, round: int) -> Send | None:
         return Send(node, Accepted(round))
     if round != state.number:
         return Send(node, Refused(round, f"round {round} is not open; the server is at round {state.number}"))
-    if node not in state.cohort:
+    if node not in state.offers and not state.has(node):
         return Send(node, Refused(round, f"{node} was not asked in round {round}"))
     if outcome is not None:
         return Send(node, Refused(round, f"the part of {node} in round {round} has ended: {outcome}"))

@@ -4,7 +4,8 @@ An offered update is masked. It is accepted when the sum that it is in is durabl
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from koinon.core.types import ClientId
 from koinon.protocol import round as rounds

@@ -19,8 +19,9 @@ Rules:
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Literal, TypeAlias, assert_never
+
+from msgspec.structs import replace
 
 from koinon.core.types import ClientId, canonical
 from koinon.protocol import round as rounds
@@ -120,9 +121,9 @@ def _joined(terms: Terms, state: SessionState, event: Joined) -> Step:
         return state, ()
     if open_round.sum is not None:
         return _back(terms, state, open_round, event.node)
-    if event.node in open_round.missing:
+    if open_round.lacks(event.node):
         return _asked(terms, state, open_round, [event.node])
-    if open_round.overdue and event.node not in open_round.cohort and terms.secret_cohort is None:
+    if open_round.overdue and not open_round.has(event.node) and terms.secret_cohort is None:
         return _extended(terms, state, open_round)
     return state, ()
 
@@ -182,7 +183,7 @@ def _received(terms: Terms, state: SessionState, event: Received) -> Step:
 
 def _back(terms: Terms, state: SessionState, open_round: RoundState, node: ClientId) -> Step:
     """A node is here again while updates are added up secretly: it is asked again, unless its masked one is here."""
-    if node not in open_round.missing:
+    if not open_round.lacks(node):
         return state, ()
     asked: tuple[Effect, ...] = ()
     if not open_round.has_masked(node):
@@ -242,7 +243,7 @@ def _delivered(state: SessionState, node: ClientId, message: Delivered) -> Step:
 def _gone(terms: Terms, state: SessionState, node: ClientId, message: Leave) -> Step:
     members = {name: member for name, member in state.members.items() if name != node}
     state, effects = replace(state, members=members), (Disconnect(node, "until next time", final=True),)
-    if state.round is not None and node in state.round.missing and state.round.can_spare(node):
+    if state.round is not None and state.round.lacks(node) and state.round.can_spare(node):
         result = rounds.settled(state.round, node, "declined", f"left: {message.reason}")
         state, more = _settled(terms, state, result)
         return state, (*effects, *more)

@@ -1,8 +1,10 @@
 """What the server's session knows: the terms it was started with, its members, its rounds."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+import msgspec
 
 from koinon.core.types import ClientId, canonical
 from koinon.protocol.messages import Blob, Delta, Ready
@@ -47,8 +49,7 @@ class Terms:
     secret_cohort: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """A node that has joined this run at some time.
 
     Attributes:
@@ -62,14 +63,13 @@ class Member:
 
     here: bool
     heard: float
-    ready: Ready = field(default_factory=Ready)
+    ready: Ready = Ready()
     delivered: bool = False
     probed: float | None = None
     patched: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SessionState:
+class SessionState(msgspec.Struct, frozen=True):
     """A run as the server knows it.
 
     Attributes:
@@ -93,9 +93,9 @@ class SessionState:
     round: RoundState | None = None
     attempt: int = 0
     excused: frozenset[ClientId] = frozenset()
-    told: Mapping[str, float] = field(default_factory=dict)
+    told: Mapping[str, float] = msgspec.field(default_factory=dict)
     deltas: tuple[Delta, ...] = ()
-    members: Mapping[ClientId, Member] = field(default_factory=dict)
+    members: Mapping[ClientId, Member] = msgspec.field(default_factory=dict)
     now: float = 0.0
     world: float | None = None
 

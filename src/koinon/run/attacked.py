@@ -8,13 +8,13 @@ import torch
 from koinon.aggregate.reducer import Matrix
 from koinon.attack.attack import Attack, Known, Rule
 from koinon.core.errors import AdmissionError, ClientFailed
-from koinon.core.noise import Noise
 from koinon.core.rng import generator
 from koinon.core.types import ClientId, Vector, finite
+from koinon.data.dataset import DataSet
 from koinon.data.population import Population
 from koinon.federation import Federation
-from koinon.run.engine import Engine
-from koinon.run.work import ClientState, Local, shared, train
+from koinon.run.engine import Engine, InProcess, MakeEngine
+from koinon.run.work import ClientState, Local, shared
 from koinon.update.codec import InMemory, Shared
 from koinon.update.stage import Told
 
@@ -26,6 +26,7 @@ class Attacked:
     Attributes:
         attack: What they do.
         liars: How many of the population, >= 0.
+        within: Makes the engine that trains all of them, before any lies.
 
     Raises:
         AdmissionError: if there are fewer than 0.
@@ -33,6 +34,7 @@ class Attacked:
 
     attack: Attack
     liars: int
+    within: MakeEngine = InProcess
 
     def __post_init__(self) -> None:
         if self.liars < 0:
@@ -49,34 +51,49 @@ class Attacked:
                 f"of {len(population)} clients at least one must be honest, and {self.liars} are to lie"
             )
         first = len(population) - self.liars
-        return _Attacked(self.attack, federation, population, seed, frozenset(population.ids[first:]))
+        liars = frozenset(population.ids[first:])
+        poisoned = Population(population.ids, _Poisoned(self.attack, population, seed, liars))
+        return _Attacked(self.attack, federation, seed, liars, self.within(federation, poisoned, seed))
+
+
+@dataclass(frozen=True)
+class _Poisoned:
+    """Client -> the data that it trains on: a liar's as the attack has it."""
+
+    attack: Attack
+    population: Population
+    seed: int
+    liars: frozenset[ClientId]
+
+    def __call__(self, client: ClientId) -> DataSet:
+        data = self.population[client]
+        return self.attack.poisoned(data, generator(self.seed, "poison", 0, client)) if client in self.liars else data
+
+    def size(self, client: ClientId) -> int | None:
+        return self.population.size(client)
 
 
 @dataclass(frozen=True)
 class _Attacked:
     attack: Attack
     federation: Federation
-    population: Population
     seed: int
     liars: frozenset[ClientId]
+    engine: Engine
 
     def train(
         self, round: int, cohort: Sequence[ClientId], model: Vector, states: Mapping[ClientId, ClientState], told: Told
     ) -> Iterator[tuple[ClientId, Local | ClientFailed]]:
         """The honest are trained first; then the liars make up what they send."""
-        made: dict[ClientId, Local | ClientFailed] = {}
-        for client in cohort:
-            data = self.population[client]
-            if client in self.liars:
-                data = self.attack.poisoned(data, generator(self.seed, "poison", 0, client))
-            noise = Noise.seeded(self.seed)
-            try:
-                made[client] = train(
-                    self.federation, self.seed, noise, round, client, model, data, states[client], told
-                )
-            except ClientFailed as failure:
-                made[client] = failure
+        made: dict[ClientId, Local | ClientFailed] = {
+            client: replace(local, encoded=bytes(local.encoded)) if isinstance(local, Local) else local
+            for client, local in self.engine.train(round, cohort, model, states, told)
+        }
         yield from {**made, **self._lies(round, made)}.items()
+
+    def close(self) -> None:
+        """End the engine that trains."""
+        self.engine.close()
 
     def _lies(self, round: int, made: Mapping[ClientId, Local | ClientFailed]) -> dict[ClientId, Local | ClientFailed]:
         sent = {client: local for client, local in made.items() if isinstance(local, Local)}

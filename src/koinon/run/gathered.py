@@ -1,5 +1,6 @@
 """What the clients of a simulated round made, on its way to the server's next state."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -7,16 +8,17 @@ import torch
 from koinon.aggregate.reducer import Matrix, Summing
 from koinon.core.errors import ClientFailed
 from koinon.core.noise import Noise
-from koinon.core.statistics import Metrics, Statistic, merge
+from koinon.core.statistics import Statistic, merge
 from koinon.core.types import ClientId, Vector
 from koinon.durable.checkpoint import ServerState
 from koinon.durable.history import Participation
+from koinon.durable.store import Evaluated
 from koinon.evaluate.evaluation import of_evaluation, of_training
 from koinon.federation import Federation
 from koinon.protocol.messages import Blob, Offer
 from koinon.run.traffic import Traffic
 from koinon.run.work import Local, advance, aggregated, held, shared
-from koinon.update.codec import InMemory
+from koinon.update.codec import looked_at
 
 NOWHERE = "0" * 64
 """Digest of an update that does not travel."""
@@ -42,23 +44,26 @@ class Gathered:
         self._seed = seed
         self.round = round
         self._reducer = federation.strategy.reducer
+        self._shared = shared(federation, seed, round)
         self._length = federation.carried
-        self._sum = self._reducer.init(self._length) if isinstance(self._reducer, Summing) else None
+        self._summing = self._reducer if isinstance(self._reducer, Summing) else None  # looked up once: it takes long
+        self._sum = self._summing.init(self._length) if self._summing is not None else None
         self._rows: list[Vector] = []
         self._weights: list[float] = []
         self._states: dict[str, torch.Tensor] = {}
+        self._said: list[Evaluated] = []
         self.training: dict[str, Statistic] = {}
         self.evaluated: dict[str, Statistic] = {}
         self.parts: list[Participation] = []
 
-    def take(self, client: ClientId, result: Local | ClientFailed, traffic: Traffic) -> Metrics:
-        """Take what a client made; returns what it says of the received model on its held-out data."""
+    def take(self, client: ClientId, result: Local | ClientFailed, traffic: Traffic) -> None:
+        """Take what a client made."""
         up, down = traffic.up, traffic.down
         if isinstance(result, ClientFailed):
             self.parts.append(Participation(client, "failed", str(result), bytes_up=up, bytes_down=down))
-            return {}
+            return
         self._states |= {f"{client}/{name}": tensor for name, tensor in result.state.items()}
-        return self._counted(client, result, traffic)
+        self._counted(client, result, traffic)
 
     def offer(self, local: Local) -> Offer:
         """What the server would be offered."""
@@ -86,7 +91,11 @@ class Gathered:
         server, change = advance(federation, seed, noise, self.round, server, total, self._weights)
         return replace(server, clients=clients), change
 
-    def _counted(self, client: ClientId, local: Local, traffic: Traffic) -> Metrics:
+    def records(self) -> Sequence[Evaluated]:
+        """What clients say of the received model on their held-out data, as it is recorded."""
+        return self._said
+
+    def _counted(self, client: ClientId, local: Local, traffic: Traffic) -> None:
         """Add what a client made to the others'."""
         self._add(local)
         examples, weight, up, down = local.examples, local.weight, traffic.up, traffic.down
@@ -95,25 +104,25 @@ class Gathered:
         )
         evaluated = of_evaluation(local.metrics)
         self.training = merge((self.training, of_training(local.metrics)))
-        self.evaluated = merge((self.evaluated, evaluated))
-        return evaluated
+        if evaluated:
+            self.evaluated = merge((self.evaluated, evaluated))
+            self._said.append(Evaluated(self.round - 1, client, evaluated))
 
     def _reduced(self, server: ServerState) -> tuple[ServerState, Vector]:
         """The updates as one, and the server's state with what its rule remembers."""
-        if isinstance(self._reducer, Summing):
-            return server, self._reducer.finish(self._sum)
+        if self._summing is not None:
+            return server, self._summing.finish(self._sum)
         updates = torch.stack(self._rows) if self._rows else torch.empty(0, self._length)
         accepted = [part.client for part in self.parts if part.outcome == "accepted"]
         rows = Matrix(updates, self._weights)
         return aggregated(self._federation, self._seed, self.round, server, accepted, rows)
 
     def _add(self, local: Local) -> None:
-        codec, known = self._federation.strategy.codec, shared(self._federation, self._seed, self.round)
-        decoded = codec.decode(InMemory(local.encoded), known, 0, known.length)
-        rows = held(self._federation, Matrix(decoded[None], [local.weight]))
+        seen = looked_at(self._federation.strategy.codec, local.encoded, self._shared)
+        rows = held(self._federation, Matrix(seen[None], [local.weight]))
         (row,), (weight,) = rows.columns(0, self._length), rows.weights
-        if isinstance(self._reducer, Summing):
-            self._sum = self._reducer.add(self._sum, row, weight)
+        if self._summing is not None:
+            self._sum = self._summing.add(self._sum, row, weight)
         else:
-            self._rows.append(row)
+            self._rows.append(row.clone())  # what it lies in belongs to the engine
         self._weights.append(weight)

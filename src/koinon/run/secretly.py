@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import msgspec
 
 from koinon.core.noise import Noise
-from koinon.core.statistics import Metrics
 from koinon.core.types import ClientId, Vector
 from koinon.durable.checkpoint import ServerState
 from koinon.durable.history import Participation
+from koinon.durable.store import EVERYBODY, Evaluated
 from koinon.evaluate.evaluation import of_evaluation, of_training
 from koinon.federation import Federation
 from koinon.protocol.messages import Accepted, Blob, Offer, Summing
@@ -59,16 +59,19 @@ class SecretlyGathered(Gathered):
         self.parts = [self._judged(part, survivors) for part in self.parts]
         return len(found) >= self._federation.strategy.least_rows
 
+    def records(self) -> Sequence[Evaluated]:
+        """Only the sum of what clients say is known."""
+        return (Evaluated(self.round - 1, EVERYBODY, self.evaluated),) if self.evaluated else ()
+
     def shortage(self) -> str:
         """Why the round cannot close."""
         return f"round {self.round} has no secure sum: {'; '.join(self._reasons)}"
 
-    def _counted(self, client: ClientId, local: Local, traffic: Traffic) -> Metrics:
+    def _counted(self, client: ClientId, local: Local, traffic: Traffic) -> None:
         self.parts.append(Participation(client, "accepted", bytes_up=traffic.up, bytes_down=traffic.down))
         update, ring = InMemory(local.encoded), self._sums.ring
         encoded = contribution(self._federation, self._seed, self._noise, self.round, client, ring, update, local)
         self._put(client, encoded)
-        return {}
 
     def _put(self, client: ClientId, encoded: Words) -> None:
         """Take what a client puts into the sum."""

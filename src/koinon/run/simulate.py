@@ -2,7 +2,10 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from koinon.core.errors import AdmissionError, ClientFailed, Unavailable
@@ -15,9 +18,10 @@ from koinon.durable import checkpoint
 from koinon.durable.checkpoint import ServerState
 from koinon.durable.history import RoundRecord, RunInfo
 from koinon.durable.spending import Release
-from koinon.durable.store import EVERYBODY, Evaluated, Store
+from koinon.durable.store import Evaluated, Store
 from koinon.evaluate.evaluation import central, on_client
 from koinon.federation import Federation
+from koinon.learn.guard import one_thread
 from koinon.privacy.admission import fault_of_delta
 from koinon.protocol.events import (
     Closed,
@@ -30,10 +34,13 @@ from koinon.protocol.events import (
 from koinon.protocol.messages import Blob
 from koinon.protocol.state import Terms
 from koinon.run import explain_sums
+from koinon.run.allocator import give_back, hold_on
 from koinon.run.app import new_run_id
+from koinon.run.attacked import Attacked
 from koinon.run.conversation import Conversation
-from koinon.run.engine import Engine, InProcess, MakeEngine
+from koinon.run.engine import Engine, InProcess, MakeEngine, path_of
 from koinon.run.gathered import Gathered
+from koinon.run.pool import Pool
 from koinon.run.result import Run
 from koinon.run.secretly import gathered as gather
 from koinon.run.work import (
@@ -70,13 +77,13 @@ def simulate(
     faithful: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Run a federation in this process. Equal seeds give equal bits.
+    """Run a federation on this machine. Equal seeds give equal bits, however many workers.
 
     Args:
         federation: What is trained.
         population: The clients.
         seed: Of everything that is drawn.
-        workers: Processes that train clients; must be 1, this one, in this version.
+        workers: Processes that train clients; with 1 it is this one, with more they are forked from it (Linux).
         runs: Folder of the runs' folders.
         name: What the run's id and its report call it: an app's file, for instance.
         clients: The number of clients that was asked for, to be recorded with the run.
@@ -90,11 +97,11 @@ def simulate(
         progress: Told what happens; by default a live view in terminals and notebooks.
 
     Raises:
-        AdmissionError: if a run to be resumed is of another definition or seed.
+        AdmissionError: if a run to be resumed is of another definition or seed, or there cannot be such workers.
         ClientFailed: if every client of a round failed.
+        Unavailable: if worker processes die.
     """
-    if workers != 1:
-        raise AdmissionError(f"this version trains clients in one process; use workers=1, not {workers}")
+    make = _on(workers, engine)
     _check_population(federation, len(population.ids))
     layout = federation.learner.layout
     info = RunInfo(
@@ -115,17 +122,32 @@ def simulate(
     folder = Path(runs) / info.id
     if resume is not None and not (folder / "run.db").exists():
         raise Unavailable(f"there is no run {resume} in {runs}; `koinon runs list` shows those there are")
-    store = Store(folder)
-    info = _agreed(store.info(), info)
-    progress = progress or progress_for()
-    try:
-        with progress.following(info):
-            trained = engine(federation, population, seed)
+    hold_on()
+    with closing(make(federation, population, seed)) as trainer, closing(Store(folder)) as store:
+        info = _agreed(store.info(), info)
+        progress = progress or progress_for()
+        with progress.following(info), one_thread():  # a second would wait by spinning, on a core that workers want
             between, secret = _networks(network or info.network), noise or Noise.seeded(seed)
-            _Simulation(federation, population, info, store, trained, between, secret, faithful, progress).go()
+            _Simulation(federation, population, info, store, trainer, between, secret, faithful, progress).go()
+        give_back()
         return Run.read(store, layout).publish()
-    finally:
-        store.close()
+
+
+def _on(workers: int, engine: MakeEngine) -> MakeEngine:
+    """The engine on so many worker processes.
+
+    Raises:
+        AdmissionError: if there are fewer than one, or the engine is not one of Koinon's.
+    """
+    if workers < 1:
+        raise AdmissionError(f"{workers} workers cannot train; give workers=1, this process, or more")
+    if workers == 1:
+        return engine
+    if isinstance(engine, Attacked):
+        return replace(engine, within=_on(workers, engine.within))
+    if engine is not InProcess:
+        raise AdmissionError(f"this engine decides by itself where it trains; use workers=1, not {workers}")
+    return partial(Pool, workers=workers)
 
 
 def _check_population(federation: Federation, clients: int) -> None:
@@ -179,6 +201,7 @@ class _Simulation:
         self.noise = noise
         self.faithful = faithful
         self.progress = progress
+        self.path = ""
         self.server = self._restored()
         model = Blob(checkpoint.digest(self.server.model), 4 * info.parameters)
         terms = Terms(info.rounds, self._draw, minimum_nodes=0, quorum=_ANY, least=federation.strategy.least)
@@ -192,11 +215,13 @@ class _Simulation:
             record = next(effect.record for effect in effects if isinstance(effect, Persist))
             assert isinstance(record, RoundOpened)
             cohort, effects = record.cohort, self._round(record)
-        alone = self.federation.evaluation.federated and self.federation.strategy.secure is None
-        if alone and cohort:
-            for client in cohort:
-                metrics = on_client(self.federation.learner, self.server.model, self.population[client])
-                self.store.evaluated(self.info.rounds, client, metrics)
+        if self.federation.evaluation.federated and self.federation.strategy.secure is None:
+            self.store.persist(*(said for said in map(self._final, cohort) if said.metrics))
+
+    def _final(self, client: ClientId) -> Evaluated:
+        """What a client says of the final model."""
+        metrics = on_client(self.federation.learner, self.server.model, self.population[client])
+        return Evaluated(self.info.rounds, client, metrics)
 
     def _restored(self) -> ServerState:
         if self.store.info() is not None:
@@ -216,6 +241,7 @@ class _Simulation:
         began = time.perf_counter()
         self.store.persist(opened)
         self.progress.opened(opened.round, opened.cohort)
+        self._note_path(opened)
         gathered = gather(self.federation, self.info.seed, opened.round, opened.cohort, self.faithful)
         change, closing = None, not opened.cohort
         states = {client: self._client_state(client) for client in opened.cohort}
@@ -229,15 +255,20 @@ class _Simulation:
             self.server, change = gathered.advanced(self.server, self.noise)
         return self._close(opened, gathered, change, began)
 
+    def _note_path(self, opened: RoundOpened) -> None:
+        """Record how clients are trained, where that is new."""
+        if opened.cohort and (path := path_of(self.federation, len(opened.cohort))) != self.path:
+            self.path = path
+            self.store.note("clients are trained", round=opened.round, how=path)
+
     def _take(self, round: int, gathered: Gathered, client: ClientId, result: Local | ClientFailed) -> bool:
         """Take one client's result; whether the round can be added up."""
         said = result if isinstance(result, ClientFailed) else gathered.offer(result)
         traffic, closing = self.conversation.reply(round, client, said)
-        evaluated = gathered.take(client, result, traffic)
+        gathered.take(client, result, traffic)
         if isinstance(result, ClientFailed):
             self.progress.replied(round, client, "failed", str(result))
         else:
-            self.store.evaluated(round - 1, client, evaluated)
             self.progress.replied(round, client, "accepted")
         return closing
 
@@ -263,7 +294,7 @@ class _Simulation:
             decision=decision(self.federation, self.server),
             network_s=self._waited(gathered),
         )
-        self.store.persist(record, *self._told_in_sum(gathered))
+        self.store.persist(record, *gathered.records())
         self.store.drop_checkpoints(before=opened.round)
         if gathered.evaluated:
             self.progress.evaluated(opened.round - 1, values(gathered.evaluated))
@@ -274,12 +305,6 @@ class _Simulation:
             if isinstance(effect, Persist) and isinstance(effect.record, RunEnded):
                 self.store.persist(effect.record)
         return effects
-
-    def _told_in_sum(self, gathered: Gathered) -> tuple[Evaluated, ...]:
-        """What clients say of the model before, where only the sum of it is known."""
-        if self.federation.strategy.secure is None or not gathered.evaluated:
-            return ()
-        return (Evaluated(gathered.round - 1, EVERYBODY, gathered.evaluated),)
 
     def _waited(self, gathered: Gathered) -> float | None:
         """Seconds that the slowest client's bytes would have been under way; None where there is no network."""

@@ -9,15 +9,15 @@ from koinon.aggregate.bounded import Bounded
 from koinon.aggregate.reducer import Contextual, Deciding, Round, Rows, Watching, reduced
 from koinon.core.errors import ClientFailed
 from koinon.core.noise import Noise
-from koinon.core.rng import generator
+from koinon.core.rng import Later, generator
 from koinon.core.statistics import Metrics
-from koinon.core.types import ClientId, Cohort, Vector, finite
+from koinon.core.types import ClientId, Cohort, Update, Vector, finite
 from koinon.data.dataset import DataSet
 from koinon.durable.checkpoint import ServerState
 from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
 from koinon.learn.learner import LocalTask
-from koinon.update.codec import Codec, Encoded, InMemory, Shared
+from koinon.update.codec import Codec, Encoded, Float32, InMemory, Shared, floats_as_bytes
 from koinon.update.fitted import Link, fitted
 from koinon.update.stage import Context, State, Told
 
@@ -121,15 +121,43 @@ def train(
     Raises:
         ClientFailed: if training fails or anything that would be sent is not finite.
     """
+    learner = federation.learner
+    metrics = on_client(learner, model, data) if federation.evaluation.federated else {}
+    rng = generator(seed, "train", round, client)
+    update = learner.train(model, data.train, task_of(federation, noise, round, client), rng)
+    return packed(federation, seed, noise, round, client, update, metrics, state, told)
+
+
+def task_of(federation: Federation, noise: Noise, round: int, client: ClientId) -> LocalTask:
+    """What a round asks of a client's training; `noise` is the client's own, of the whole run."""
+    return LocalTask(round, federation.strategy.correction, noise.of("train", round, client))
+
+
+def packed(
+    federation: Federation,
+    seed: int,
+    noise: Noise,
+    round: int,
+    client: ClientId,
+    update: Update,
+    metrics: Metrics,
+    state: ClientState,
+    told: Told,
+) -> Local:
+    """Take a trained update through the stages to bytes; the arguments are those of `train`.
+
+    Args:
+        metrics: Of the received model on the client's held-out data.
+
+    Raises:
+        ClientFailed: if anything that would be sent is not finite.
+    """
     learner, strategy = federation.learner, federation.strategy
-    metrics = dict(on_client(learner, model, data)) if federation.evaluation.federated else {}
-    task = LocalTask(round, strategy.correction, noise.of("train", round, client))
-    update = learner.train(model, data.train, task, generator(seed, "train", round, client))
     context = Context(
         round,
         strategy.before,
         learner.layout,
-        generator(seed, "stages", round, client),
+        Later(seed, "stages", round, client),
         noise.of("stages", client=client),
         told,
     )
@@ -139,14 +167,16 @@ def train(
     if not (finite(update.delta) and finite(update.weight)):
         raise ClientFailed(f"the update of round {round} is not finite; lower the learning rate or clip it")
     known = shared(federation, seed, round)
-    codec = fitted(strategy.codec, Link(*state[_LINK].tolist()) if _LINK in state else None)
-    memory, encoded = codec.encode(
-        memory or codec.init(known.layout), update.delta, known, generator(seed, "codec", round, client)
-    )
+    if isinstance(strategy.codec, Float32):  # it draws nothing, remembers nothing, and is the same on every link
+        encoded: bytes | memoryview = floats_as_bytes(update.delta)
+    else:
+        codec = fitted(strategy.codec, Link(*state[_LINK].tolist()) if _LINK in state else None)
+        rng = generator(seed, "codec", round, client)
+        memory, encoded = codec.encode(memory or codec.init(known.layout), update.delta, known, rng)
     state = {**stages, **{f"{CODEC}{name}": tensor for name, tensor in memory.items()}}
     if federation.protections:
         return Local(encoded, float(update.weight), 1, {}, state)
-    return Local(encoded, float(update.weight), int(update.examples), metrics | dict(update.metrics), state)
+    return Local(encoded, float(update.weight), int(update.examples), {**metrics, **update.metrics}, state)
 
 
 def aggregated(
@@ -219,7 +249,7 @@ def advance(
     strategy, layout = federation.strategy, federation.learner.layout
     before = state.model.clone() if strategy.downlink is not None else state.model
     cohort = Cohort(round, len(weights), sum(weights))
-    context = Context(round, strategy.before, layout, generator(seed, "server", round), noise.of("server"))
+    context = Context(round, strategy.before, layout, Later(seed, "server", round), noise.of("server"))
     stages, total = strategy.stages.on_server(state.stages, total, cohort, context)
     optimizer, model = strategy.server.step(state.optimizer, state.model, total)
     state = replace(state, model=model, optimizer=optimizer, stages=stages)

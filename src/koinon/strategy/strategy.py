@@ -1,6 +1,7 @@
 """A strategy: everything about a federation but the model and the data."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from koinon.aggregate.mean import Mean
 from koinon.aggregate.reducer import Reducer
@@ -49,12 +50,12 @@ class Strategy:
     def __post_init__(self) -> None:
         self.admit()
 
-    @property
+    @cached_property
     def before(self) -> Spec:
         """What is known of an update before its first stage."""
         return Spec(cohort=expected_cohort(self.sample))
 
-    @property
+    @cached_property
     def promised(self) -> Spec:
         """What is known of an update after its last stage, if its client is honest."""
         return self.stages.admit(self.before)

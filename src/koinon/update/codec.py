@@ -326,6 +326,13 @@ class Float32(Values):
         return read_floats(encoded, start, stop)
 
 
+def looked_at(codec: Codec, data: bytes | memoryview, shared: Shared) -> Vector:
+    """All of an encoded vector: what `decode` gives, but not to be changed, since it may be a view of the bytes."""
+    if type(codec) is Float32 and len(data) == 4 * shared.length and not memoryview(data).readonly:
+        return torch.from_numpy(np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False))
+    return codec.decode(InMemory(data), shared, 0, shared.length)
+
+
 def floats_as_bytes(vector: Vector) -> memoryview:
     """A vector as little-endian float32, without a copy where it is that already."""
     return vector.contiguous().numpy().astype("<f4", copy=False).view(np.uint8).data

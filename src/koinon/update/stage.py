@@ -4,8 +4,9 @@ A stage says what it needs of an update and what it gives; `Chain.admit` compose
 federation is built, so what cannot work is refused before anyone trains.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol, TypeAlias, TypeVar
 
 import torch
@@ -32,7 +33,7 @@ class Context:
         round: Round number, from 1.
         spec: What is known of an update before the stage.
         layout: Which part of an update is which tensor.
-        public: Draws that others may know, since they follow from the run's seed.
+        draws: Gives `public`; only a stage that asks for it pays for making it, which takes as long as a small clip.
         noise: Noise that protects people; the stage's own, for this place and client, of the whole run.
         told: On a client, what the server told for this round: what the stage's `tell` gave there.
     """
@@ -40,9 +41,14 @@ class Context:
     round: int
     spec: Spec
     layout: Layout
-    public: torch.Generator
+    draws: Callable[[], torch.Generator]
     noise: Noise
     told: Told = field(default_factory=dict)
+
+    @property
+    def public(self) -> torch.Generator:
+        """Draws that others may know, since they follow from the run's seed; the same generator for all stages."""
+        return self.draws()
 
     @property
     def secret(self) -> Noise:
@@ -145,10 +151,17 @@ class Chain:
 
     def specs(self, spec: Spec) -> list[Spec]:
         """What is known of an update before the first stage (`spec`) and after each."""
-        specs = [spec]
-        for stage in self.stages:
-            specs.append(stage.admit(specs[-1]))
-        return specs
+        if spec not in self._found:
+            specs = [spec]
+            for stage in self.stages:
+                specs.append(stage.admit(specs[-1]))
+            self._found[spec] = specs
+        return self._found[spec]
+
+    @cached_property
+    def _found(self) -> dict[Spec, list[Spec]]:
+        """What `specs` has answered: every client asks the same."""
+        return {}
 
     def _contexts(self, context: Context) -> Iterator[tuple[Stage, Context]]:
         """Each stage with what is known of an update at its place, noise of its own, and what it was told."""

@@ -59,3 +59,9 @@ def test_a_rule_over_groups_needs_as_many_groups_as_it_would_need_updates():
         over = strategy(secure=grouped, reducer=reducer)
         assert (over.least_rows, over.least) == (rows, 4 * rows)
     assert strategy(secure=None, reducer=kn.TrimmedMean(2)).least == 5
+
+
+def test_shares_that_no_number_of_clients_can_bear_are_told():
+    strategy = kn.fedavg(stages=(), secure=kn.SecureSum(clip=1.0, corrupt=0.5, dropout=0.5))
+    with pytest.raises(AdmissionError, match="no number of clients can be added up with these shares"):
+        print(strategy.least)

@@ -296,6 +296,17 @@ def test_a_sum_that_is_lost_after_signing_closes_the_round_without_any_update():
     assert run.state.completed == 1 and opened(run.log)[-1] == RoundOpened(2, run.names, 5, 3)
 
 
+def test_signing_has_as_long_as_masking_had_from_when_it_begins():
+    run = Federation()
+    run.silent["n4"] = {"mask"}
+    for name in ("n1", "n2", "n3"):
+        run.silent[name] = {"agreed"}
+    run.join()
+    assert not run.closes(run.pass_time(60 + 59))
+    (close,) = run.closes(run.pass_time(2))
+    assert "signed the survivor set" in close.failed
+
+
 def test_a_sum_whose_masks_did_not_cancel_counts_for_nobody():
     run = Federation()
     run.join()
@@ -338,11 +349,13 @@ def test_bytes_with_another_digest_are_refused():
     assert run.state.round.outcomes == {"n4": "refused"}
 
 
-@pytest.mark.parametrize("data", [b"", b"\xc1", messages.encode(messages.Masked(1, b"x"))])
+@pytest.mark.parametrize("data", [b"", b"\xc1", None])
 def test_who_says_what_nobody_says_is_sent_away(data):
     run = Federation()
     run.silent["n4"] = {"mask"}
     run.join()
+    if data is None:
+        data = messages.encode(messages.Masked(1, bytes(sums.masked_bytes(run.state.round.sum, "n4"))))
     (effect,) = run.tell(Received("n4", Summing(data)))
     assert isinstance(effect, Disconnect) and effect.node == "n4" and effect.final
 

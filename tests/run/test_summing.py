@@ -12,6 +12,7 @@ from koinon.core.errors import AdmissionError, ClientFailed
 from koinon.core.statistics import Ranking, Ratio, Variation, from_numbers, numbers
 from koinon.data.population import Population
 from koinon.durable.store import Store
+from koinon.secure.mask import add_masks
 from koinon.view.progress import Quiet
 
 
@@ -152,6 +153,40 @@ def test_a_run_goes_on_with_the_same_bits_and_verifies(tmp_path):
     store.close()
 
 
+@pytest.mark.parametrize("group_size", [None, 3])
+def test_all_of_the_cryptography_comes_to_the_same_integers(group_size, tmp_path, monkeypatch):
+    masked = []
+    monkeypatch.setattr(
+        "koinon.secure.client.add_masks", lambda words, *seeds: masked.append(1) or add_masks(words, *seeds)
+    )
+    defined = federation(2, stages=WEIGHTED, secure=kn.SecureSum(clip=1.0, bits=24, group_size=group_size))
+    fast, whole = run(defined, tmp_path), run(defined, tmp_path, faithful=True)
+    assert len(masked) == 2 * 6
+    if group_size is None:  # who is with whom follows from the keys, and sums of groups are rounded to float32
+        assert fast.digest == whole.digest
+    assert torch.allclose(fast.vector, whole.vector, atol=1e-6)
+    assert [record.federated for record in fast.history] == [record.federated for record in whole.history]
+    assert [record.bytes_up for record in fast.history] == [record.bytes_up for record in whole.history]
+
+
+def test_faithful_rounds_leave_out_who_fails_and_end_where_too_few_are_left(tmp_path):
+    def some(broken):
+        def client(client):
+            whole = examples(client)
+            return kn.Samples(whole.inputs / 0 if int(client) < broken else whole.inputs, whole.targets)
+
+        return Population.of(client, size=6)
+
+    secret = federation(1, stages=(), secure=kn.SecureSum(clip=1.0))
+    two = [
+        kn.simulate(secret, some(2), runs=tmp_path, progress=Quiet(), faithful=faithful).digest
+        for faithful in (False, True)
+    ]
+    assert two[0] == two[1]
+    with pytest.raises(ClientFailed):
+        kn.simulate(secret, some(4), runs=tmp_path, progress=Quiet(), faithful=True)
+
+
 REFUSED = [
     ({"codec": kn.Eden(1), "stages": ()}, "leave codec= out and choose bits="),
     ({}, r"Weight\(at_most=examples\)"),
@@ -167,6 +202,11 @@ REFUSED = [
 def test_what_cannot_be_added_up_secretly_is_refused_with_the_cure(arguments, cure):
     with pytest.raises(AdmissionError, match=cure):
         kn.fedavg(secure=kn.SecureSum(clip=1.0), **arguments)
+
+
+def test_a_sum_by_two_servers_is_no_strategys():
+    with pytest.raises(AdmissionError, match="a strategy adds up by SecureSum, and SecretShared runs by"):
+        kn.fedavg(stages=(), secure=kn.secure.SecretShared(clip=1.0))
 
 
 def test_rules_that_remember_clients_are_refused_over_groups_and_others_count_groups():

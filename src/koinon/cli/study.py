@@ -33,6 +33,7 @@ def simulate(
     seed: Seed = 0,
     workers: Annotated[int, typer.Option(help="Processes that train clients.")] = 1,
     network: NetworkOption = None,
+    faithful: Annotated[bool, typer.Option("--faithful", help="Secure sums with all of their cryptography.")] = False,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
@@ -41,7 +42,15 @@ def simulate(
     population = loaded.clients(clients)
     between = None if network is None else Network.named(network)
     run = run_simulation(
-        loaded.federation, population, seed, workers, runs=runs, name=app, clients=clients, network=between
+        loaded.federation,
+        population,
+        seed,
+        workers,
+        runs=runs,
+        name=app,
+        clients=clients,
+        network=between,
+        faithful=faithful,
     )
     show(run.summary(), json)
 

@@ -17,9 +17,11 @@ from koinon.run.gathered import NOWHERE, Gathered
 from koinon.run.summing import Total, contribution, merged, read, together
 from koinon.run.traffic import Traffic, message_bytes
 from koinon.run.work import Local
+from koinon.secure.local import faithful
+from koinon.secure.mask import Words
 from koinon.secure.messages import encode
 from koinon.secure.secure_sum import SecureSum
-from koinon.secure.unmasked import UnmaskedSums
+from koinon.secure.unmasked import Opened, UnmaskedSums
 from koinon.update.codec import InMemory
 
 
@@ -49,8 +51,8 @@ class SecretlyGathered(Gathered):
 
     def complete(self) -> bool:
         """Open the sums; whether there are as many as the rule needs."""
-        found, self._reasons = self._sums.opened()
-        self._totals = [read(self._federation, self._sums.ring, each.total, len(each.survivors)) for each in found]
+        found, self._reasons = self._opened()
+        self._totals = [read(self._federation, each.ring, each.total, len(each.survivors)) for each in found]
         told = merged(self._totals)
         self.training, self.evaluated = dict(of_training(told)), dict(of_evaluation(told))
         survivors = frozenset(name for each in found for name in each.survivors)
@@ -68,9 +70,16 @@ class SecretlyGathered(Gathered):
     def _counted(self, client: ClientId, local: Local, traffic: Traffic) -> None:
         self.parts.append(Participation(client, "accepted", bytes_up=traffic.up, bytes_down=traffic.down))
         update, ring = InMemory(local.encoded), self._sums.ring
-        self._sums.add(
-            client, contribution(self._federation, self._seed, self._noise, self.round, client, ring, update, local)
-        )
+        encoded = contribution(self._federation, self._seed, self._noise, self.round, client, ring, update, local)
+        self._put(client, encoded)
+
+    def _put(self, client: ClientId, encoded: Words) -> None:
+        """Take what a client puts into the sum."""
+        self._sums.add(client, encoded)
+
+    def _opened(self) -> tuple[list[Opened], list[str]]:
+        """The sums, and why there are no others."""
+        return self._sums.opened()
 
     def _reduced(self, server: ServerState) -> tuple[ServerState, Vector]:
         server, total, self._weights = together(self._federation, self._seed, self.round, server, self._totals)
@@ -90,9 +99,38 @@ class SecretlyGathered(Gathered):
         return msgspec.structs.replace(part, outcome="refused", reason=reason)
 
 
-def gathered(federation: Federation, seed: int, round: int, cohort: Sequence[ClientId]) -> Gathered:
+class FaithfullyGathered(SecretlyGathered):
+    """The same with all of the cryptography: real clients mask what was made, and a real server adds it up. Holds a masked
+    update of everybody; the sum has the same bits."""
+
+    def __init__(
+        self, federation: Federation, secure: SecureSum, seed: int, round: int, cohort: Sequence[ClientId]
+    ) -> None:
+        super().__init__(federation, secure, seed, round, cohort)
+        self._secure = secure
+        self._cohort = list(cohort)
+        self._made: dict[ClientId, Words] = {}
+
+    def _put(self, client: ClientId, encoded: Words) -> None:
+        self._made[client] = encoded
+        super()._put(client, encoded)
+
+    def _opened(self) -> tuple[list[Opened], list[str]]:
+        played = faithful(
+            self._secure,
+            self._length,
+            number(self.round, 0),
+            self._cohort,
+            lambda client, ring: self._made[client],
+            lambda client, phase: phase in ("advertise", "share") or client in self._made,
+        )
+        return list(played.sums), list(played.reasons)
+
+
+def gathered(federation: Federation, seed: int, round: int, cohort: Sequence[ClientId], with_masks: bool) -> Gathered:
     """What a simulated round's updates are taken by."""
     secure = federation.scheme
     if secure is None or not cohort:
         return Gathered(federation, seed, round)
-    return SecretlyGathered(federation, secure, seed, round, cohort)
+    kind = FaithfullyGathered if with_masks else SecretlyGathered
+    return kind(federation, secure, seed, round, cohort)

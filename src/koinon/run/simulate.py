@@ -74,6 +74,7 @@ def simulate(
     engine: MakeEngine = InProcess,
     network: Network | Callable[[ClientId], Network] | None = None,
     noise: Noise | None = None,
+    faithful: bool = False,
     progress: Progress | None = None,
 ) -> Run:
     """Run a federation on this machine. Equal seeds give equal bits, however many workers.
@@ -91,6 +92,8 @@ def simulate(
         network: Between the server and every client, or each of them: history tells how long a round would have waited for
             it, and `Fitted` chooses by it. It changes nothing else. A run that goes on keeps one that is the same for all.
         noise: The server's, of another run whose secret is at hand, to go through that run again; None: by the seed.
+        faithful: Whether secure sums are made with all of their cryptography. It takes longer, holds everybody's update, and
+            gives the same bits.
         progress: Told what happens; by default a live view in terminals and notebooks.
 
     Raises:
@@ -125,7 +128,7 @@ def simulate(
         progress = progress or progress_for()
         with progress.following(info), one_thread():  # a second would wait by spinning, on a core that workers want
             between, secret = _networks(network or info.network), noise or Noise.seeded(seed)
-            _Simulation(federation, population, info, store, trainer, between, secret, progress).go()
+            _Simulation(federation, population, info, store, trainer, between, secret, faithful, progress).go()
         give_back()
         return Run.read(store, layout).publish()
 
@@ -186,6 +189,7 @@ class _Simulation:
         engine: Engine,
         network: Callable[[ClientId], Network | None],
         noise: Noise,
+        faithful: bool,
         progress: Progress,
     ) -> None:
         self.federation = federation
@@ -195,6 +199,7 @@ class _Simulation:
         self.engine = engine
         self.network = network
         self.noise = noise
+        self.faithful = faithful
         self.progress = progress
         self.path = ""
         self.server = self._restored()
@@ -237,7 +242,7 @@ class _Simulation:
         self.store.persist(opened)
         self.progress.opened(opened.round, opened.cohort)
         self._note_path(opened)
-        gathered = gather(self.federation, self.info.seed, opened.round, opened.cohort)
+        gathered = gather(self.federation, self.info.seed, opened.round, opened.cohort, self.faithful)
         change, closing = None, not opened.cohort
         states = {client: self._client_state(client) for client in opened.cohort}
         model, told = self.server.model, self.conversation.state.told

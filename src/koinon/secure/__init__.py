@@ -2,6 +2,7 @@
 
 from koinon.secure.local import Group, Summed, ideal, run_locally
 from koinon.secure.ring import Tally
+from koinon.secure.secret_shared import SecretShared
 from koinon.secure.secure_sum import SecureSum
 
-__all__ = ["Group", "SecureSum", "Summed", "Tally", "ideal", "run_locally"]
+__all__ = ["Group", "SecretShared", "SecureSum", "Summed", "Tally", "ideal", "run_locally"]

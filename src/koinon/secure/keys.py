@@ -60,7 +60,7 @@ class KeyPair:
     @classmethod
     def of(cls, seed: bytes) -> "KeyPair":
         """The pair of a seed."""
-        material = _derived(seed, text("koinon.secure.keypair.1"), 96)
+        material = derived(seed, text("koinon.secure.keypair.1"), 96)
         return cls(
             seed, X25519PrivateKey.from_private_bytes(material[:32]), MLKEM768PrivateKey.from_seed_bytes(material[32:])
         )
@@ -123,6 +123,29 @@ def sealed(
     )
 
 
+def letter(own: KeyPair, receiver: PublicKeys, bound: bytes, plain: bytes) -> tuple[bytes, bytes]:
+    """A secret sealed for the holder of `receiver` under a pair that is made for it alone: encapsulation, and ciphertext."""
+    secret, ciphertext = _encapsulated(receiver)
+    key = derived(own.agree(receiver) + secret, text("koinon.secure.letter.1", bound, own.public.x25519, ciphertext))
+    return ciphertext, ChaCha20Poly1305(key).encrypt(_NONCE, plain, bound)
+
+
+def unsealed(own: KeyPair, x25519: bytes, ciphertext: bytes, bound: bytes, sealed: bytes) -> bytes:
+    """What a letter for `own` says.
+
+    Raises:
+        ProtocolViolation: if it is for somebody else, bound to something else, or was changed on its way.
+    """
+    agreed = own.agree(PublicKeys(x25519, b""))
+    key = derived(agreed + own.opened(ciphertext), text("koinon.secure.letter.1", bound, x25519, ciphertext))
+    try:
+        return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, bound)
+    except InvalidTag:
+        raise ProtocolViolation(
+            "a letter does not open: it was sealed for somebody else, or changed on its way"
+        ) from None
+
+
 def opened(setting: Setting, own: KeyPair, names: tuple[ClientId, ClientId], advert: Advert, parcel: Parcel) -> bytes:
     """What the first of `names`, who advertised `advert`, sealed for the second.
 
@@ -174,7 +197,7 @@ def pair_seed(
 
 def self_mask_seed(setting: Setting, seed: bytes, name: ClientId) -> bytes:
     """The seed of the mask that a client adds for itself alone."""
-    return _derived(seed, setting.bound("koinon.secure.selfmask.1", name))
+    return derived(seed, setting.bound("koinon.secure.selfmask.1", name))
 
 
 def commitment(seed: bytes) -> bytes:
@@ -192,17 +215,17 @@ def _encapsulated(keys: PublicKeys) -> tuple[bytes, bytes]:
 def _channel_key(
     setting: Setting, agreed: bytes, secret: bytes, names: tuple[ClientId, ClientId], ciphertext: bytes
 ) -> bytes:
-    return _derived(agreed + secret, setting.bound("koinon.secure.channel.1", *names, ciphertext))
+    return derived(agreed + secret, setting.bound("koinon.secure.channel.1", *names, ciphertext))
 
 
 def _mask_seed(
     setting: Setting, agreed: bytes, secret: bytes, first: ClientId, second: ClientId, ciphertext: bytes
 ) -> bytes:
-    return _derived(agreed + secret, setting.bound("koinon.secure.mask.1", first, second, ciphertext))
+    return derived(agreed + secret, setting.bound("koinon.secure.mask.1", first, second, ciphertext))
 
 
 def _escrow_key(setting: Setting, own: KeyPair, other: ClientId) -> bytes:
-    return _derived(own.seed, setting.bound("koinon.secure.escrow.1", other))
+    return derived(own.seed, setting.bound("koinon.secure.escrow.1", other))
 
 
 def _sealed_with(setting: Setting, names: tuple[ClientId, ClientId], pairing: Pairing | None) -> bytes:
@@ -210,7 +233,8 @@ def _sealed_with(setting: Setting, names: tuple[ClientId, ClientId], pairing: Pa
     return setting.bound("koinon.secure.parcel.1", *names, b"" if pairing is None else encode(pairing))
 
 
-def _derived(secret: bytes, info: bytes, length: int = 32) -> bytes:
+def derived(secret: bytes, info: bytes, length: int = 32) -> bytes:
+    """Bytes that follow from a secret and from what they are for."""
     return HKDF(SHA256(), length, salt=None, info=info).derive(secret)
 
 

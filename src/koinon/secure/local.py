@@ -3,7 +3,7 @@
 import math
 import os
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from koinon.core.errors import AdmissionError, ClientFailed, Unavailable
+from koinon.core.errors import AdmissionError, ClientFailed, ProtocolViolation, Unavailable
 from koinon.core.noise import Noise
 from koinon.core.rng import generator
 from koinon.core.types import Vector, finite
-from koinon.secure import client, groups, server
+from koinon.secure import client, groups, server, two_servers
 from koinon.secure.cohort import Cohort
 from koinon.secure.events import (
     Abort,
@@ -32,11 +32,14 @@ from koinon.secure.events import (
     Tell,
     Want,
 )
+from koinon.secure.keys import KeyPair
 from koinon.secure.mask import Words
 from koinon.secure.messages import Advert, Agreed, Entry, FromClient, Masked, Reveal, Shares, encode
 from koinon.secure.ring import Ring
+from koinon.secure.secret_shared import SecretShared
 from koinon.secure.secure_sum import SecureSum
 from koinon.secure.shamir import Entropy
+from koinon.secure.unmasked import Opened
 
 Phase: TypeAlias = Literal["advertise", "share", "mask", "agree", "unmask"]
 Drop: TypeAlias = Mapping[str, Iterable[Hashable]]
@@ -92,7 +95,7 @@ class Summed:
 class _Round:
     """Updates under the names that clients have here: their numbers, with zeros in front, so that text sorts as numbers."""
 
-    scheme: SecureSum
+    scheme: SecureSum | SecretShared
     ids: Mapping[str, Hashable]
     updates: Mapping[str, Vector]
     weights: Mapping[str, float]
@@ -103,7 +106,7 @@ class _Round:
     @classmethod
     def of(
         cls,
-        scheme: SecureSum,
+        scheme: SecureSum | SecretShared,
         updates: Mapping[Hashable, Vector] | Sequence[Vector] | torch.Tensor,
         drop: Drop | None,
         weights: Sequence[float] | None,
@@ -119,13 +122,14 @@ class _Round:
         by_id = {_plain(id): name for id, name in zip(ids, names, strict=True)}
         silent: dict[str, int] = {}
         for phase, gone in (drop or {}).items():
-            if phase not in PHASES:
-                raise AdmissionError(f"a secure sum has no phase {phase!r}; clients fall silent in {', '.join(PHASES)}")
+            phases = ("mask", "seed") if isinstance(scheme, SecretShared) else PHASES
+            if phase not in phases:
+                raise AdmissionError(f"a secure sum has no phase {phase!r}; clients fall silent in {', '.join(phases)}")
             for id in gone:
                 if _plain(id) not in by_id:
                     raise AdmissionError(f"{id!r} in drop is nobody's id; the updates are of {len(ids)} clients")
                 name = by_id[_plain(id)]
-                silent[name] = min(silent.get(name, len(PHASES)), PHASES.index(phase))
+                silent[name] = min(silent.get(name, len(phases)), phases.index(phase))
         told = [1.0] * len(ids) if weights is None else [float(weight) for weight in weights]
         counted = [()] * len(ids) if tallies is None else tallies
         if any(not 0 <= weight <= scheme.max_weight for weight in told):
@@ -146,6 +150,10 @@ class _Round:
 
     def speaks(self, name: str, phase: str) -> bool:
         return PHASES.index(phase) < self.silent.get(name, len(PHASES))
+
+    def sends(self, name: str, half: str) -> bool:
+        """Whether one of two servers hears of a client."""
+        return ("mask", "seed").index(half) < self.silent.get(name, 2)
 
     def encoded(self, name: str, ring: Ring) -> Words:
         vector, weight = self.updates[name], self.weights[name]
@@ -172,7 +180,7 @@ class _Round:
 
 
 def run_locally(
-    scheme: SecureSum,
+    scheme: SecureSum | SecretShared,
     updates: Mapping[Hashable, Vector] | Sequence[Vector] | torch.Tensor,
     drop: Drop | None = None,
     *,
@@ -187,7 +195,8 @@ def run_locally(
         scheme: The secure sum.
         updates: Finite float32 vectors `[D]`: by id, or a sequence or tensor `[n, D]` whose ids are 0, 1, ...
         drop: Who falls silent, e.g. `{"share": [3], "mask": [1, 4], "unmask": [0]}`: from that phase on nothing comes from
-            them. There are "advertise" (keys), "share", "mask", "agree" (on the survivors) and "unmask".
+            them. There are "advertise" (keys), "share", "mask", "agree" (on the survivors) and "unmask"; by two servers
+            "mask" and, where only the first one hears of a client, "seed".
         weights: By update; 0 to the scheme's `max_weight`.
         tallies: By update, as many numbers as the scheme has tallies.
         seed: Of the stochastic rounding.
@@ -199,17 +208,59 @@ def run_locally(
         ClientFailed: if an update is not finite.
     """
     played = _Round.of(scheme, updates, drop, weights, tallies, seed)
-    identities = {name: Ed25519PrivateKey.from_private_bytes(entropy(32)) for name in played.ids}
+    if isinstance(scheme, SecretShared):
+        return _by_two_servers(scheme, played, entropy)
+    opened = faithful(scheme, played.length, _ROUND, list(played.ids), played.encoded, played.speaks, entropy)
+    found = [played.group(each.total, each.ring, each.survivors) for each in opened.sums]
+    survivors = [name for each in opened.sums for name in each.survivors]
+    if not found:
+        raise Unavailable(f"no secure sum: {'; '.join(opened.reasons)}")
+    return played.summed(found, survivors, opened.sums[0].ring, max(opened.sent[name] for name in survivors))
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a round of real messages came to.
+
+    Attributes:
+        sums: Of each group that was opened.
+        reasons: Why others were not.
+        sent: Bytes that each client said.
+    """
+
+    sums: tuple[Opened, ...]
+    reasons: tuple[str, ...]
+    sent: Mapping[str, int]
+
+
+def faithful(
+    scheme: SecureSum,
+    length: int,
+    number: int,
+    names: Sequence[str],
+    encoded: Callable[[str, Ring], Words],
+    speaks: Callable[[str, Phase], bool],
+    entropy: Entropy = os.urandom,
+) -> Played:
+    """One round of real clients and a real server, every message and every key as on a network.
+
+    Args:
+        length: D, coordinates of an update.
+        number: The round's.
+        names: The clients.
+        encoded: What a client that speaks when masked updates are due contributes in a ring.
+        speaks: Whether anything comes from a client in a phase.
+        entropy: Source of keys and shares.
+    """
+    identities = {name: Ed25519PrivateKey.from_private_bytes(entropy(32)) for name in names}
     trusted = {name: identity.public_key().public_bytes_raw() for name, identity in identities.items()}
-    host = server.Host(_RUN, trusted, scheme, played.length)
+    host = server.Host(_RUN, trusted, scheme, length)
     parties = {
-        name: client.Party(_RUN, name, identity.sign, trusted, scheme, played.length)
-        for name, identity in identities.items()
+        name: client.Party(_RUN, name, identity.sign, trusted, scheme, length) for name, identity in identities.items()
     }
     states = dict.fromkeys(parties, client.ClientState())
-    hall = groups.HallState(server.ServerState(_ROUND, tuple(parties)))
-    opened: list[Group] = []
-    survivors: list[str] = []
+    hall = groups.HallState(server.ServerState(number, tuple(parties)))
+    sums: list[Opened] = []
     reasons: list[str] = []
     mailbox: deque[Received] = deque()
     sent = dict.fromkeys(parties, 0)
@@ -220,14 +271,14 @@ def run_locally(
         for effect in effects:
             match effect:
                 case Say(message):
-                    if played.speaks(name, _phase(message)):
+                    if speaks(name, _phase(message)):
                         mailbox.append(Received(name, message))
                         sent[name] += len(encode(message))
-                case Want(_, ring):
-                    act(name, Contribute(played.encoded(name, ring)))
+                case Want(_, ring) if speaks(name, "mask"):
+                    act(name, Contribute(encoded(name, ring)))
 
     for name in parties:
-        act(name, Begin(_ROUND))
+        act(name, Begin(number))
     while not hall.over:
         hall, effects = groups.step(host, hall, mailbox.popleft() if mailbox else Elapsed())
         for effect in effects:
@@ -239,23 +290,15 @@ def run_locally(
                 case Abort(reason) | Refuse(_, reason):
                     reasons.append(reason)
                 case Open(opening):
-                    total = _ring(host, hall).zeros()
+                    total = opening.ring.zeros()
                     for name in opening.survivors:
-                        np.add(total, _ring(host, hall).unpack(kept[name]), out=total)
-                    opened.append(played.group(opening.apply(total), _ring(host, hall), opening.survivors))
-                    survivors += opening.survivors
-    if not opened:
-        raise Unavailable(f"no secure sum: {'; '.join(reasons)}")
-    return played.summed(opened, survivors, _ring(host, hall), max(sent[name] for name in survivors))
-
-
-def _ring(host: server.Host, hall: groups.HallState) -> Ring:
-    """Of the round; all groups have the same."""
-    return server.cohort(host, hall.groups[0]).ring
+                        np.add(total, opening.ring.unpack(kept[name]), out=total)
+                    sums.append(Opened(opening.ring, opening.apply(total), opening.survivors))
+    return Played(tuple(sums), tuple(reasons), sent)
 
 
 def ideal(
-    scheme: SecureSum,
+    scheme: SecureSum | SecretShared,
     updates: Mapping[Hashable, Vector] | Sequence[Vector] | torch.Tensor,
     drop: Drop | None = None,
     *,
@@ -278,6 +321,8 @@ def ideal(
         ClientFailed: if an update is not finite.
     """
     played = _Round.of(scheme, updates, drop, weights, tallies, seed)
+    if isinstance(scheme, SecretShared):
+        return _by_one_server(scheme, played)
     left = {phase: [name for name in played.ids if played.speaks(name, phase)] for phase in PHASES}
     try:
         scheme.admit(len(left["advertise"]))
@@ -306,6 +351,43 @@ def ideal(
     if not opened:
         raise Unavailable(f"no secure sum: {'; '.join(reasons)}")
     return played.summed(opened, survivors, cohorts[0].ring)
+
+
+def _by_two_servers(scheme: SecretShared, played: _Round, entropy: Entropy) -> Summed:
+    """A round by two servers, every message and every key as on a network."""
+    ring = scheme.ring(len(played.ids), played.length)
+    identities = {name: Ed25519PrivateKey.from_private_bytes(entropy(32)) for name in played.ids}
+    trusted = {name: identity.public_key().public_bytes_raw() for name, identity in identities.items()}
+    own = KeyPair.of(entropy(32))
+    roles = two_servers.Roles(_RUN, trusted, own.public, ring, scheme.minimum)
+    first, second = two_servers.First(roles, _ROUND), two_servers.Second(roles, _ROUND, own)
+    sent = 0
+    for name, identity in identities.items():
+        halves = two_servers.contributed(roles, _ROUND, name, identity.sign, played.encoded(name, ring), entropy)
+        first = first.heard(name, halves[0]) if played.sends(name, "mask") else first
+        second = second.heard(name, halves[1]) if played.sends(name, "seed") else second
+        sent = max(sent, sum(len(encode(half)) for half in halves))
+    try:
+        second, names, masks = second.asked(first.proposal())
+    except ProtocolViolation as error:
+        raise Unavailable(f"no secure sum: {error}") from None
+    return played.summed([played.group(first.opened(names, masks), ring, names)], names, ring, sent)
+
+
+def _by_one_server(scheme: SecretShared, played: _Round) -> Summed:
+    """The same integers without the cryptography."""
+    ring, names = (
+        scheme.ring(len(played.ids), played.length),
+        sorted(name for name in played.ids if played.sends(name, "seed")),
+    )
+    if len(names) < scheme.minimum:
+        raise Unavailable(
+            f"no secure sum: both servers have {len(names)} clients' halves; the sum of fewer than {scheme.minimum} is not opened"
+        )
+    total = ring.zeros()
+    for name in names:
+        np.add(total, played.encoded(name, ring), out=total)
+    return played.summed([played.group(total, ring, names)], names, ring)
 
 
 def _phase(message: FromClient) -> Phase:

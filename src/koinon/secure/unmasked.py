@@ -19,10 +19,12 @@ class Opened:
     """The sum of one group.
 
     Attributes:
+        ring: What its updates are encoded in; the same for all groups.
         total: Of the survivors' encoded updates; `[L]`.
         survivors: Their names, sorted.
     """
 
+    ring: Ring
     total: Words
     survivors: tuple[ClientId, ...]
 
@@ -74,7 +76,7 @@ class UnmaskedSums:
         reasons: list[str] = []
         for cohort, total, added in zip(self._cohorts, self._totals, self._added, strict=True):
             if len(added) >= self._minimum and cohort.fewest(cohort.members, added) >= cohort.sizes.threshold:
-                found.append(Opened(total, tuple(sorted(added))))
+                found.append(Opened(cohort.ring, total, tuple(sorted(added))))
             else:
                 reasons.append(
                     f"{len(added)} of {len(cohort.members)} clients answer; each needs that {cohort.sizes.threshold} of its "

@@ -13,8 +13,8 @@ from koinon.update.codec import Codec, Float32
 from koinon.update.noise import SkellamNoise
 from koinon.update.stage import Chain
 
-_MANY = 10_000
-"""Nodes beyond which no number is tried."""
+_MANY = 100
+"""Numbers of clients that are tried, from the fewest on: where none of them will do, the shares are too large for any."""
 
 
 def seen(secure: SecureSum | None, spec: Spec) -> Spec:
@@ -43,6 +43,10 @@ def check_secure(secure: SecureSum, spec: Spec, sample: Sampler, codec: Codec, r
     Raises:
         AdmissionError: naming the cure.
     """
+    if not isinstance(secure, SecureSum):
+        raise AdmissionError(
+            f"a strategy adds up by SecureSum, and {type(secure).__name__} runs by kn.secure.run_locally only"
+        )
     if secure.tallies or secure.noise:
         raise AdmissionError(
             "what is counted beside updates follows from the learner, and noise from SkellamNoise; give SecureSum no tallies and no noise"
@@ -76,7 +80,7 @@ def fewest(scheme: SecureSum, updates: int) -> int:
         AdmissionError: if no number will do.
     """
     least = scheme.minimum if scheme.group_size is None else scheme.group_size * updates
-    for clients in range(least, _MANY):
+    for clients in range(least, least + _MANY):
         try:
             scheme.admit(clients)
         except AdmissionError:

@@ -335,6 +335,16 @@ def test_an_offer_of_another_size_is_refused_and_one_that_nobody_wants_means_not
     assert answer == Send("n4", Refused(1, "round 1 is added up without it"))
 
 
+def test_one_who_dealt_no_shares_is_not_made_room_for():
+    run = Federation()
+    run.silent["n4"], run.silent["n3"] = {"shares"}, {"mask"}
+    run.join()
+    run.pass_time(21)
+    size = sums.masked_bytes(run.state.round.sum, "n3")
+    assert size is not None and sums.masked_bytes(run.state.round.sum, "n4") is None
+    assert run.tell(Received("n4", Offer(1, Blob("1" * 64, size), 0.0, 0, {}, 0.0))) == []
+
+
 def test_bytes_with_another_digest_are_refused():
     run = Federation()
     run.silent["n4"] = {"mask"}

@@ -16,6 +16,7 @@ from koinon.data.dataset import DataSet
 from koinon.durable.checkpoint import ServerState
 from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
+from koinon.learn.corrections import Correction, Remembering
 from koinon.learn.learner import LocalTask
 from koinon.update.codec import Codec, Encoded, InMemory, Shared
 from koinon.update.fitted import Link, fitted
@@ -25,6 +26,9 @@ ClientState = Mapping[str, torch.Tensor]
 
 CODEC = "codec."
 """Prefix of what a client's codec remembers, beside its stages, whose names begin with their places."""
+
+LOCAL = "local."
+"""Prefix of what a client's correction remembers."""
 
 _LINK = "link"
 """Name of what a client knows of its link: bytes in a second, and the seconds of a round trip."""
@@ -114,7 +118,8 @@ def train(
 
     Args:
         noise: The client's own, of the whole run.
-        state: The client's after its last round: its stages' and, behind `codec.`, its codec's. What is missing begins.
+        state: The client's after its last round: its stages', behind `codec.` its codec's and behind `local.` its correction's. What
+            is missing begins.
             By `linked`, what it knows of its link.
         told: What the server told its stages for this round.
 
@@ -123,8 +128,11 @@ def train(
     """
     learner, strategy = federation.learner, federation.strategy
     metrics = dict(on_client(learner, model, data)) if federation.evaluation.federated else {}
-    task = LocalTask(round, strategy.correction, noise.of("train", round, client))
+    local, correction = _begun(federation, _of(LOCAL, state))
+    task = LocalTask(round, correction, noise.of("train", round, client))
     update = learner.train(model, data.train, task, generator(seed, "train", round, client))
+    if isinstance(strategy.correction, Remembering):
+        local = strategy.correction.end(local, update.delta)
     context = Context(
         round,
         strategy.before,
@@ -133,8 +141,8 @@ def train(
         noise.of("stages", client=client),
         told,
     )
-    memory: State = {name.removeprefix(CODEC): state[name] for name in state if name.startswith(CODEC)}
-    stages: State = {name: state[name] for name in state if name != _LINK and not name.startswith(CODEC)}
+    memory = _of(CODEC, state)
+    stages: State = {name: state[name] for name in state if name != _LINK and not name.startswith((CODEC, LOCAL))}
     stages, update = strategy.stages.on_client(stages or strategy.stages.init(learner.layout), update, context)
     if not (finite(update.delta) and finite(update.weight)):
         raise ClientFailed(f"the update of round {round} is not finite; lower the learning rate or clip it")
@@ -143,10 +151,27 @@ def train(
     memory, encoded = codec.encode(
         memory or codec.init(known.layout), update.delta, known, generator(seed, "codec", round, client)
     )
-    state = {**stages, **{f"{CODEC}{name}": tensor for name, tensor in memory.items()}}
+    state = {**stages, **_under(CODEC, memory), **_under(LOCAL, local)}
     if federation.protections:
         return Local(encoded, float(update.weight), 1, {}, state)
     return Local(encoded, float(update.weight), int(update.examples), metrics | dict(update.metrics), state)
+
+
+def _begun(federation: Federation, memory: State) -> tuple[State, Correction | None]:
+    """What a client remembers for its local training, begun if it is empty, and this round's correction."""
+    correction, layout = federation.strategy.correction, federation.learner.layout
+    if not isinstance(correction, Remembering):
+        return {}, correction
+    memory = memory or correction.init(layout)
+    return memory, correction.begin(memory, layout)
+
+
+def _of(prefix: str, state: ClientState) -> State:
+    return {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+
+
+def _under(prefix: str, memory: State) -> State:
+    return {f"{prefix}{name}": tensor for name, tensor in memory.items()}
 
 
 def aggregated(
@@ -195,7 +220,7 @@ def _own_update(federation: Federation, seed: int, round: int, model: Vector) ->
     if root is None:
         return None
     data = DataSet.of(root() if callable(root) else root).train
-    task = LocalTask(round, federation.strategy.correction)
+    task = LocalTask(round, _begun(federation, {})[1])
     return federation.learner.train(model, data, task, generator(seed, "root", round)).delta
 
 

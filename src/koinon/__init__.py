@@ -39,6 +39,7 @@ from koinon.run.simulate import simulate
 from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform, Weighted
 from koinon.server.yogi import Yogi
+from koinon.strategy.feddyn import feddyn
 from koinon.strategy.recipes import diloco, fedadagrad, fedadam, fedavg, fedprox, fedyogi
 from koinon.strategy.strategy import Strategy
 from koinon.update.adaptive import AdaptiveClip
@@ -158,6 +159,7 @@ __all__ = [
     "fedadagrad",
     "fedadam",
     "fedavg",
+    "feddyn",
     "fedprox",
     "fedyogi",
     "privacy",

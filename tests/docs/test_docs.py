@@ -28,6 +28,7 @@ PROTOCOLS = (
     "learn.learner.Learner",
     "learn.metrics.Metric",
     "learn.corrections.Correction",
+    "learn.corrections.Remembering",
     "update.stage.Stage",
     "update.codec.Codec",
     "aggregate.reducer.Reducer",

@@ -130,8 +130,8 @@ class Journal:
                 path.unlink()
         return load_file(kept[last])
 
-    def take_back(self, round: int, prefix: str) -> None:
-        """The part of the state after a round whose names have this prefix is again what it was before; durable on return.
+    def take_back(self, round: int, prefix: str | tuple[str, ...]) -> None:
+        """What of the state after a round has a name with this prefix, or one of them, is again as before; durable on return.
 
         Raises:
             Unavailable: if the disk is full or broken.

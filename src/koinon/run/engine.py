@@ -101,7 +101,7 @@ class InProcess:
         federation, seed, noise = self.federation, self.seed, Noise.seeded(self.seed)
         learner, judged = federation.learner, federation.evaluation.federated
         assert isinstance(learner, CohortLearner)
-        datas, made = {}, {}
+        datas, made, known = {}, {}, dict(zip(clients, states, strict=True))
         for client in clients:
             try:
                 data = self.population[client]
@@ -111,7 +111,7 @@ class InProcess:
         updates = learner.train_cohort(
             model,
             [data.train for data, _ in datas.values()],
-            [task_of(federation, noise, round, client) for client in datas],
+            [task_of(federation, noise, round, client, known[client]) for client in datas],
             [generator(seed, "train", round, client) for client in datas],
             room,
         )

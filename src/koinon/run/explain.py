@@ -8,6 +8,7 @@ from koinon.aggregate.rule import Rule
 from koinon.core.errors import PolicyRefused
 from koinon.durable.spending import Release
 from koinon.federation import Federation
+from koinon.learn.corrections import Remembering
 from koinon.privacy.accountant import Guarantee
 from koinon.run import explain_sums
 from koinon.run.policy import Policy
@@ -115,8 +116,13 @@ def _disk(federation: Federation) -> str:
     kept = "the global model, its own update until it is acknowledged"
     if federation.strategy.secure is not None:
         kept += ", its keys of the open round's secure sum"
-    remembers = federation.strategy.codec.init(federation.learner.layout)
-    return f"{kept}, what its codec remembers of earlier updates" if remembers else kept
+    strategy, layout = federation.strategy, federation.learner.layout
+    if strategy.codec.init(layout):
+        kept += ", what its codec remembers of earlier updates"
+    if isinstance(strategy.correction, Remembering):
+        held = sum(tensor.nbytes for tensor in strategy.correction.init(layout).values())
+        kept += f", {held:,} bytes that local training remembers of earlier rounds"
+    return kept
 
 
 def _up(federation: Federation) -> str:

@@ -54,7 +54,7 @@ from koinon.run.gauge import Gauge
 from koinon.run.inbox import Inbox
 from koinon.run.policy import Policy
 from koinon.run.seat import Mask, Seat, Worn
-from koinon.run.work import CODEC, linked, train
+from koinon.run.work import CODEC, LOCAL, linked, train
 from koinon.secure.shamir import Entropy
 from koinon.view.log import log
 from koinon.wire.identity import Identity
@@ -192,7 +192,7 @@ class Participant:
                     event = self._inbox.begin(effect)
                     out.extend([] if event is None else self.handle(event))
                 case TakeBack():
-                    self.journal.take_back(effect.round, CODEC)
+                    self.journal.take_back(effect.round, (CODEC, LOCAL))
                 case Remember():
                     self.journal.remember(effect.round, effect.entry)
                 case TakePart() | Hear() | Contribute():

@@ -16,6 +16,7 @@ from koinon.data.dataset import DataSet
 from koinon.durable.checkpoint import ServerState
 from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
+from koinon.learn.corrections import Correction, Remembering
 from koinon.learn.learner import LocalTask
 from koinon.update.codec import Codec, Encoded, Float32, InMemory, Shared, floats_as_bytes
 from koinon.update.fitted import Link, fitted
@@ -25,6 +26,9 @@ ClientState = Mapping[str, torch.Tensor]
 
 CODEC = "codec."
 """Prefix of what a client's codec remembers, beside its stages, whose names begin with their places."""
+
+LOCAL = "local."
+"""Prefix of what a client's correction remembers."""
 
 _LINK = "link"
 """Name of what a client knows of its link: bytes in a second, and the seconds of a round trip."""
@@ -114,8 +118,8 @@ def train(
 
     Args:
         noise: The client's own, of the whole run.
-        state: The client's after its last round: its stages' and, behind `codec.`, its codec's. What is missing begins.
-            By `linked`, what it knows of its link.
+        state: The client's after its last round: its stages', behind `codec.` its codec's and behind `local.` its
+            correction's. What is missing begins. By `linked`, what it knows of its link.
         told: What the server told its stages for this round.
 
     Raises:
@@ -124,13 +128,13 @@ def train(
     learner = federation.learner
     metrics = on_client(learner, model, data) if federation.evaluation.federated else {}
     rng = generator(seed, "train", round, client)
-    update = learner.train(model, data.train, task_of(federation, noise, round, client), rng)
+    update = learner.train(model, data.train, task_of(federation, noise, round, client, state), rng)
     return packed(federation, seed, noise, round, client, update, metrics, state, told)
 
 
-def task_of(federation: Federation, noise: Noise, round: int, client: ClientId) -> LocalTask:
+def task_of(federation: Federation, noise: Noise, round: int, client: ClientId, state: ClientState) -> LocalTask:
     """What a round asks of a client's training; `noise` is the client's own, of the whole run."""
-    return LocalTask(round, federation.strategy.correction, noise.of("train", round, client))
+    return LocalTask(round, _begun(federation, _of(LOCAL, state))[1], noise.of("train", round, client))
 
 
 def packed(
@@ -153,6 +157,9 @@ def packed(
         ClientFailed: if anything that would be sent is not finite.
     """
     learner, strategy = federation.learner, federation.strategy
+    local: State = {}
+    if isinstance(strategy.correction, Remembering):
+        local = strategy.correction.end(_begun(federation, _of(LOCAL, state))[0], update.delta)
     context = Context(
         round,
         strategy.before,
@@ -161,8 +168,8 @@ def packed(
         noise.of("stages", client=client),
         told,
     )
-    memory: State = {name.removeprefix(CODEC): state[name] for name in state if name.startswith(CODEC)}
-    stages: State = {name: state[name] for name in state if name != _LINK and not name.startswith(CODEC)}
+    memory = _of(CODEC, state)
+    stages: State = {name: state[name] for name in state if name != _LINK and not name.startswith((CODEC, LOCAL))}
     stages, update = strategy.stages.on_client(stages or strategy.stages.init(learner.layout), update, context)
     if not (finite(update.delta) and finite(update.weight)):
         raise ClientFailed(f"the update of round {round} is not finite; lower the learning rate or clip it")
@@ -173,10 +180,27 @@ def packed(
         codec = fitted(strategy.codec, Link(*state[_LINK].tolist()) if _LINK in state else None)
         rng = generator(seed, "codec", round, client)
         memory, encoded = codec.encode(memory or codec.init(known.layout), update.delta, known, rng)
-    state = {**stages, **{f"{CODEC}{name}": tensor for name, tensor in memory.items()}}
+    state = {**stages, **_under(CODEC, memory), **_under(LOCAL, local)}
     if federation.protections:
         return Local(encoded, float(update.weight), 1, {}, state)
     return Local(encoded, float(update.weight), int(update.examples), {**metrics, **update.metrics}, state)
+
+
+def _begun(federation: Federation, memory: State) -> tuple[State, Correction | None]:
+    """What a client remembers for its local training, begun if it is empty, and this round's correction."""
+    correction, layout = federation.strategy.correction, federation.learner.layout
+    if not isinstance(correction, Remembering):
+        return {}, correction
+    memory = memory or correction.init(layout)
+    return memory, correction.begin(memory, layout)
+
+
+def _of(prefix: str, state: ClientState) -> State:
+    return {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
+
+
+def _under(prefix: str, memory: State) -> State:
+    return {f"{prefix}{name}": tensor for name, tensor in memory.items()}
 
 
 def aggregated(
@@ -225,7 +249,7 @@ def _own_update(federation: Federation, seed: int, round: int, model: Vector) ->
     if root is None:
         return None
     data = DataSet.of(root() if callable(root) else root).train
-    task = LocalTask(round, federation.strategy.correction)
+    task = LocalTask(round, _begun(federation, {})[1])
     return federation.learner.train(model, data, task, generator(seed, "root", round)).delta
 
 

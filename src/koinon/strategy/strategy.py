@@ -8,7 +8,7 @@ from koinon.aggregate.reducer import Reducer
 from koinon.aggregate.rule import Rule
 from koinon.core.errors import AdmissionError
 from koinon.core.types import Spec
-from koinon.learn.corrections import Correction
+from koinon.learn.corrections import Correction, Remembering
 from koinon.secure.secure_sum import SecureSum
 from koinon.server.optimizer import ServerOptimizer
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Sampler, Uniform
@@ -31,7 +31,7 @@ class Strategy:
         downlink: How what a round changed of the model becomes bytes; None: nodes are sent the model.
         reducer: How many updates become one.
         server: How the aggregated update changes the model.
-        correction: What is added to local gradients, or None.
+        correction: What is added to local gradients, which may follow from what a client remembers, or None.
 
     Raises:
         AdmissionError: if the parts do not fit together.
@@ -43,7 +43,7 @@ class Strategy:
     codec: Codec = Float32()
     reducer: Reducer = Mean()
     server: ServerOptimizer = field(default_factory=ServerOptimizer)
-    correction: Correction | None = None
+    correction: Correction | Remembering | None = None
     downlink: Codec | None = None
     secure: SecureSum | None = None
 
@@ -126,6 +126,11 @@ class Strategy:
             self.scheme.admit(self.sample.count)
         self.reducer.admit(seen(self.secure, spec))
         check_noise(spec, self.reducer)
+        if isinstance(self.correction, Remembering) and (spec.central_noise or spec.local_noise):
+            raise AdmissionError(
+                f"{type(self.correction).__name__} remembers updates, and would add up the noise of every round; leave the noise "
+                "out, or take fedprox(), which remembers nothing"
+            )
         check_separation(self.stages, self.sample)
         if spec.tally is not None and (self.codec.claims.kept < 1 or self.codec.claims.variance > 0):
             raise AdmissionError(

@@ -152,3 +152,11 @@ def test_explain_tells_what_a_node_keeps_and_that_it_sends_no_more():
 def test_what_cannot_work_is_refused(arguments, cure):
     with pytest.raises(kn.AdmissionError, match=cure):
         kn.feddyn(**arguments)
+
+
+def test_it_can_be_added_up_secretly(tmp_path):
+    secret = kn.feddyn(CLIENTS, ALPHA, secure=kn.SecureSum(clip=50.0))
+    seen, hidden = (
+        simulated(strategy, tmp_path, progress=Quiet()).vector for strategy in (kn.feddyn(CLIENTS, ALPHA), secret)
+    )
+    assert torch.allclose(seen, hidden, atol=1e-5)

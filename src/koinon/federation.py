@@ -21,6 +21,8 @@ from koinon.strategy.protection import Protection, protections
 from koinon.strategy.strategy import Strategy
 
 EXAMPLES = Tally(2.0**40)
+"""How a client's number of examples travels within a secure sum."""
+
 NUMBER = Tally(2.0**40, 2.0**-12)
 """What a statistic's number is rounded to and cut off at within a secure sum."""
 

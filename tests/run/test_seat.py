@@ -16,8 +16,7 @@ from koinon.run.participant import Participant
 from koinon.run.policy import Policy
 from koinon.run.seat import Mask
 from koinon.secure import groups, messages
-from koinon.secure import server as secure
-from koinon.secure.events import Elapsed, Open, Stored, Tell
+from koinon.secure.events import Open, Stored, Tell
 from koinon.secure.events import Received as Said
 from koinon.secure.messages import Entry
 from koinon.secure.server import Host, ServerState
@@ -310,7 +309,3 @@ def test_a_damaged_list_of_peers_is_told(tmp_path):
     path.write_bytes(b"{")
     with pytest.raises(VerificationFailed, match="restore it, or remove it"):
         Peers(path)
-
-
-def test_time_is_up_for_those_who_do_not_come():
-    assert Elapsed() == Elapsed(None) and secure.awaited(ServerState(1, ("a",))) == {"a"}

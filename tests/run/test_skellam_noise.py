@@ -85,6 +85,19 @@ def test_an_update_is_as_short_in_the_ring_as_the_noise_counts_on():
         assert 0.99 * NORM < ring.norm(encoded) <= NORM
 
 
+def test_the_room_that_a_ring_has_for_noise_is_not_the_updates(tmp_path):
+    defined = federation(bits=24)
+    defined = dataclasses.replace(
+        defined, strategy=dataclasses.replace(defined.strategy, secure=kn.SecureSum(clip=0.01, bits=24, minimum=10))
+    )
+    ring = dataclasses.replace(defined.scheme.ring(CLIENTS, 1000), noise=0.0)
+    assert ring.clip > 0.1
+    told = dataclasses.make_dataclass("Told", ["weight", "examples", "metrics"])(1.0, 1, {})
+    update = InMemory(floats_as_bytes(torch.full((1000,), 0.015)))
+    encoded = contribution(defined, 0, Noise.seeded(0), 1, "c", ring, update, told)
+    assert abs(ring.decode(encoded, 1)[0].mean() - 0.01) < ring.resolution
+
+
 def test_two_clients_and_two_rounds_have_noise_of_their_own_and_one_client_the_same_again():
     defined = federation()
     ring = defined.scheme.ring(CLIENTS, 1000)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from koinon.core.errors import Unavailable, VerificationFailed
+from koinon.core.errors import VerificationFailed
 from koinon.core.types import ClientId
 from koinon.durable.checkpoint import replacing
 from koinon.secure.messages import Entry
@@ -50,9 +50,6 @@ class Peers:
         if self._listed is not None or not new:
             return
         known = self._met | new
-        try:
-            with replacing(self._path) as temporary:
-                temporary.write_bytes(msgspec.json.encode(known))
-        except OSError as error:
-            raise Unavailable(f"cannot write {self._path}: {error.strerror}") from error
+        with replacing(self._path) as temporary:
+            temporary.write_bytes(msgspec.json.encode(known))
         self._met = known

@@ -33,13 +33,11 @@ class Mask:
     """Mask an update; a job for any thread.
 
     Attributes:
-        number: Of the attempt.
         ring: What it is encoded in.
         offer: What was trained.
         state: The client's, which nothing may have changed when the masked update is handed in.
     """
 
-    number: int
     ring: Ring
     offer: Offer
     state: ClientState
@@ -92,7 +90,7 @@ class Seat:
         self._noise = noise
         stored = journal.sum()
         self._state = ClientState() if stored is None else client.load(stored)
-        self._round = 0
+        self._round = 0 if self._state.round is None else self._state.round.update
         self._offer: Offer | None = None
         self._ring: Ring | None = None
 
@@ -181,7 +179,7 @@ class Seat:
         """Mask the update, if it is there and wanted."""
         if self._ring is None or self._offer is None or self._state.round is None or self._offer.round != self._round:
             return []
-        return [Mask(self._state.round.number, self._ring, self._offer, self._state)]
+        return [Mask(self._ring, self._offer, self._state)]
 
     def _keep(self, state: ClientState) -> None:
         """Make the client's state durable before anything of it leaves."""

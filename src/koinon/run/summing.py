@@ -91,9 +91,9 @@ def contribution(
         ClientFailed: if rounding would hide the update.
     """
     codec, known = federation.strategy.codec, shared(federation, seed, round)
-    most = federation.strategy.promised.weight_bound or 1.0
+    assert federation.scheme is not None
     vector = codec.decode(update, known, 0, known.length)
-    vector.clamp_(-ring.clip / most, ring.clip / most)
+    vector.clamp_(-federation.scheme.clip, federation.scheme.clip)  # the ring has room for noise beyond it
     vector *= told.weight
     given = (told.metrics.get(name, zero) for name, zero in federation.told.items())
     values = [number for statistic in given for number in numbers(statistic)]

@@ -6,8 +6,7 @@ Rules:
       client's own computation;
     - one vector is masked in a round: a second, different one would use the masks twice;
     - a survivor set is signed once for an update, however often it is tried to add it up, and an update with noise of its own
-      is masked once; it names the client itself, at
-      least `minimum` clients and a threshold of neighbours;
+      is masked once; the set names the client itself, at least `minimum` clients and a threshold of neighbours;
     - shares leave once, after a threshold of neighbours signed the same set: for a survivor that of its self-mask, for
       anybody else that of its mask key, never both;
     - what is received again is answered by the same bytes again.

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import koinon as kn
+from benchmarks.curves import plot
 from koinon.update.codec import Codec
 
 CLIENTS, COHORT, ROUNDS, EVERY = 100, 10, 50, 5
@@ -86,7 +87,7 @@ def federation(codec: Codec, test: kn.Samples, quick: bool) -> kn.Federation:
 
 def course(name: str, folder: Path, quick: bool) -> Course:
     """Run a codec, or go on with its run."""
-    data = _random() if quick else kn.data.load("fashion-mnist")
+    data = random_images() if quick else kn.data.load("fashion-mnist")
     assert data.test is not None
     population = kn.DataSet(data.train).split(kn.Dirichlet(0.3), clients=CLIENTS, seed=0)
     return course_of(name, federation(CODECS[name], data.test, quick), population, folder)
@@ -123,26 +124,7 @@ def table(courses: Sequence[Course]) -> str:
     return "\n".join(lines)
 
 
-def plot(courses: Sequence[Course], path: Path) -> None:
-    """Accuracy over bytes sent, one line for each codec."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "koinon"  # equal runs are drawn by equal bytes
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for each in courses:
-        axes.plot([sent / 1e6 for sent, _ in each.points], [100 * got for _, got in each.points], label=each.name)
-    axes.axhline(100 * ACCURACY, color="grey", linewidth=0.8, linestyle="dashed")
-    axes.set(xscale="log", xlabel="MB that all clients have sent", ylabel="test accuracy in %")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
-
-
-def _random() -> kn.DataSet:
+def random_images() -> kn.DataSet:
     """2,000 images of noise to train on, 100 to test on."""
     rng = torch.Generator().manual_seed(0)
     inputs, targets = torch.rand(2100, 1, 28, 28, generator=rng), torch.randint(10, (2100,), generator=rng)
@@ -165,7 +147,8 @@ def main() -> None:
     courses = [course(name, arguments.folder, arguments.quick) for name in arguments.names or CODECS]
     print(table(courses))
     if arguments.plot is not None:
-        plot(courses, arguments.plot)
+        curves = {each.name: [(sent / 1e6, accuracy) for sent, accuracy in each.points] for each in courses}
+        plot(curves, arguments.plot, "MB that all clients have sent", ACCURACY, "log")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from koinon.core.errors import (
 )
 from koinon.core.network import Network
 from koinon.data import IID, DataSet, Dirichlet, EqualDirichlet, Natural, Population, QuantitySkew, Samples, Shards
+from koinon.data.devices import Clock, Device, Fleet, Trace
 from koinon.evaluate.evaluation import Evaluation
 from koinon.federation import Federation
 from koinon.learn.dpsgd import DPSGD
@@ -39,6 +40,7 @@ from koinon.run.simulate import simulate
 from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform, Weighted
 from koinon.server.yogi import Yogi
+from koinon.strategy.fedbuff import fedasync, fedbuff
 from koinon.strategy.feddyn import feddyn
 from koinon.strategy.recipes import diloco, fedadagrad, fedadam, fedavg, fedprox, fedyogi
 from koinon.strategy.strategy import Strategy
@@ -86,8 +88,10 @@ __all__ = [
     "Clip",
     "ClipL1",
     "ClipLayers",
+    "Clock",
     "CorrelatedNoise",
     "DataSet",
+    "Device",
     "Dirichlet",
     "DnC",
     "Eden",
@@ -98,6 +102,7 @@ __all__ = [
     "FLTrust",
     "Federation",
     "Fitted",
+    "Fleet",
     "Float16",
     "Float32",
     "FoolsGold",
@@ -143,6 +148,7 @@ __all__ = [
     "Strategy",
     "TopK",
     "TorchLearner",
+    "Trace",
     "TrimmedMean",
     "Unavailable",
     "Uniform",
@@ -158,7 +164,9 @@ __all__ = [
     "diloco",
     "fedadagrad",
     "fedadam",
+    "fedasync",
     "fedavg",
+    "fedbuff",
     "feddyn",
     "fedprox",
     "fedyogi",

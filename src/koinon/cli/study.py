@@ -11,6 +11,7 @@ from rich.table import Column, Table
 from koinon.cli.options import RUNS, AppArgument, Json, NetworkOption, Rounds, Runs, Seed, encoded, load, show, tell
 from koinon.core.errors import AdmissionError
 from koinon.core.network import Network
+from koinon.data.devices import FLEETS, Clock, devices_named
 from koinon.run.explain import explain as explanation_of
 from koinon.run.policy import Policy
 from koinon.run.simulate import simulate as run_simulation
@@ -33,6 +34,14 @@ def simulate(
     seed: Seed = 0,
     workers: Annotated[int, typer.Option(help="Processes that train clients.")] = 1,
     network: NetworkOption = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE", help=f"Clients' devices, for virtual time: {', '.join(FLEETS)}, or a CSV trace."
+        ),
+    ] = None,
+    deadline: Annotated[float | None, typer.Option(help="Virtual seconds after which a round closes.")] = None,
+    over_select: Annotated[float, typer.Option(help="Share of a cohort that need not answer.")] = 0.0,
     faithful: Annotated[bool, typer.Option("--faithful", help="Secure sums with all of their cryptography.")] = False,
     runs: Runs = RUNS,
     json: Json = False,
@@ -51,8 +60,17 @@ def simulate(
         clients=clients,
         network=between,
         faithful=faithful,
+        clock=_clock(devices, deadline, over_select),
     )
     show(run.summary(), json)
+
+
+def _clock(devices: str | None, deadline: float | None, over_select: float) -> Clock | None:
+    if devices is None:
+        if deadline is not None or over_select:
+            raise AdmissionError("without devices there is no time; give --devices beside --deadline or --over-select")
+        return None
+    return Clock(devices=devices_named(devices), deadline_s=deadline, over_selection=over_select)
 
 
 def explain(

@@ -74,6 +74,18 @@ def load(path: Path) -> ServerState:
         raise VerificationFailed(f"checkpoint {path} is missing or damaged: {error}") from error
 
 
+def load_model(path: Path) -> Vector:
+    """The model of a checkpoint, and nothing else of it.
+
+    Raises:
+        VerificationFailed: if the file is missing or damaged.
+    """
+    try:
+        return _model(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise VerificationFailed(f"checkpoint {path} is missing or damaged: {error}") from error
+
+
 def _model(path: Path) -> Vector:
     """The model, read rather than mapped: the pages of a map would count as a second model in memory."""
     begin, end = model_span(path)

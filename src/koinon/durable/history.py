@@ -7,6 +7,7 @@ import msgspec
 
 from koinon.core.network import Network
 from koinon.core.types import ClientId
+from koinon.data.devices import Clock
 from koinon.durable.spending import Release
 
 Outcome: TypeAlias = Literal["accepted", "refused", "declined", "failed", "absent"]
@@ -56,6 +57,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
             and 1 if it was left out.
         decision: What a rule that decides anew in every round did, and why.
         network_s: In simulation of a network, how long the bytes of its slowest accepted client would have been under way.
+        clock_s: In simulation with a clock, at which virtual second since the run began it closed.
     """
 
     round: int
@@ -71,6 +73,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     suspicion: Mapping[ClientId, Values] = {}
     decision: str = ""
     network_s: float | None = None
+    clock_s: float | None = None
 
     @property
     def bytes_up(self) -> int:
@@ -100,6 +103,7 @@ class RunInfo(msgspec.Struct, frozen=True):
         delta: At which what was spent of privacy is told; None where nothing adds noise.
         secure: What the run's secure sum promises; empty where the server sees updates.
         network: What was simulated between clients and server, the same for all; None for nothing, or one for each.
+        clock: Clients' devices and how long they were waited for, in simulation with a clock.
     """
 
     id: str
@@ -114,4 +118,5 @@ class RunInfo(msgspec.Struct, frozen=True):
     clients: int | None = None
     delta: float | None = None
     network: Network | None = None
+    clock: Clock | None = None
     secure: str = ""

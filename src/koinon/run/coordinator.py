@@ -12,7 +12,7 @@ from typing import TypeAlias, assert_never
 
 import msgspec
 
-from koinon.core.errors import ClientFailed, ProtocolViolation
+from koinon.core.errors import AdmissionError, ClientFailed, ProtocolViolation
 from koinon.core.noise import Noise
 from koinon.core.statistics import Metrics, merge, values
 from koinon.core.types import ClientId, Vector, finite
@@ -110,6 +110,9 @@ class Coordinator:
         progress: Told what happens.
         aside: Does what nobody waits for, on any thread; by default at once.
         identities: Nodes' public keys, by name, as they are when asked for; needed where updates are added up secretly.
+
+    Raises:
+        AdmissionError: if the federation cannot run on a network.
     """
 
     federation: Federation
@@ -137,6 +140,10 @@ class Coordinator:
             **{name: getattr(self.settings, name) for name in Settings.__dataclass_fields__},
         )
         strategy = self.federation.strategy
+        if strategy.asynchrony is not None:
+            raise AdmissionError(
+                f"{strategy.name} has no rounds, which a network needs; run it by kn.simulate, or take fedavg() with --over-select"
+            )
         check_enough(strategy.stages, strategy.sample, self.settings.minimum_nodes)
         self.traffic: dict[ClientId, Traffic] = {}
         self._opened_at = self.clock()

@@ -85,6 +85,8 @@ def explain(federation: Federation, policy: Policy | None = None) -> Explanation
     rounds = f"{federation.planned} rounds"
     if federation.planned < federation.rounds:
         rounds += f" of {federation.rounds}: more would exceed the budget"
+    if (apart := strategy.asynchrony) is not None:
+        rounds += f" without waiting, each of {apart.buffer} updates, {apart.concurrency} clients at a time; in simulation only"
     facts = (
         ("definition", federation.digest),
         ("strategy", f"{strategy.name}, {rounds}"),

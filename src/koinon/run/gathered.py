@@ -1,6 +1,6 @@
 """What the clients of a simulated round made, on its way to the server's next state."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,8 +16,10 @@ from koinon.durable.store import Evaluated
 from koinon.evaluate.evaluation import of_evaluation, of_training
 from koinon.federation import Federation
 from koinon.protocol.messages import Blob, Offer
+from koinon.run.clock import Missed
 from koinon.run.traffic import Traffic
 from koinon.run.work import Local, advance, aggregated, held, shared
+from koinon.strategy.asynchrony import Asynchrony
 from koinon.update.codec import looked_at
 
 NOWHERE = "0" * 64
@@ -65,6 +67,12 @@ class Gathered:
         self._states |= {f"{client}/{name}": tensor for name, tensor in result.state.items()}
         self._counted(client, result, traffic)
 
+    def miss(self, client: ClientId, missed: Missed, traffic: Traffic) -> None:
+        """Note a client whose update does not count."""
+        self.parts.append(
+            Participation(client, missed.outcome, missed.reason, bytes_up=traffic.up, bytes_down=traffic.down)
+        )
+
     def offer(self, local: Local) -> Offer:
         """What the server would be offered."""
         update = Blob(NOWHERE, len(local.encoded))
@@ -97,16 +105,25 @@ class Gathered:
 
     def _counted(self, client: ClientId, local: Local, traffic: Traffic) -> None:
         """Add what a client made to the others'."""
-        self._add(local)
+        self._add(client, local)
         examples, weight, up, down = local.examples, local.weight, traffic.up, traffic.down
         self.parts.append(
             Participation(client, "accepted", examples=examples, weight=weight, bytes_up=up, bytes_down=down)
         )
-        evaluated = of_evaluation(local.metrics)
+        evaluated, received = of_evaluation(local.metrics), self._received(client)
         self.training = merge((self.training, of_training(local.metrics)))
         if evaluated:
+            self._said.append(Evaluated(received, client, evaluated))
+        if evaluated and received == self.round - 1:
             self.evaluated = merge((self.evaluated, evaluated))
-            self._said.append(Evaluated(self.round - 1, client, evaluated))
+
+    def _received(self, client: ClientId) -> int:
+        """After which round the model was that a client received."""
+        return self.round - 1
+
+    def _landed(self, client: ClientId, update: Vector) -> Vector:
+        """A client's update, as it is to be added; the same one, which may lie where it is not to stay."""
+        return update
 
     def _reduced(self, server: ServerState) -> tuple[ServerState, Vector]:
         """The updates as one, and the server's state with what its rule remembers."""
@@ -117,8 +134,8 @@ class Gathered:
         rows = Matrix(updates, self._weights)
         return aggregated(self._federation, self._seed, self.round, server, accepted, rows)
 
-    def _add(self, local: Local) -> None:
-        seen = looked_at(self._federation.strategy.codec, local.encoded, self._shared)
+    def _add(self, client: ClientId, local: Local) -> None:
+        seen = self._landed(client, looked_at(self._federation.strategy.codec, local.encoded, self._shared))
         rows = held(self._federation, Matrix(seen[None], [local.weight]))
         (row,), (weight,) = rows.columns(0, self._length), rows.weights
         if self._summing is not None:
@@ -126,3 +143,36 @@ class Gathered:
         else:
             self._rows.append(row.clone())  # what it lies in belongs to the engine
         self._weights.append(weight)
+
+
+class LandedGathered(Gathered):
+    """The updates of an asynchronous step, from clients that began from models of different ages.
+
+    Args:
+        federation: What is trained.
+        asynchrony: What it makes of stale updates.
+        seed: Of everything that is drawn.
+        round: Number of the step.
+        begun: After which step the model was from which each client began.
+        model: The model after a step, the present one included.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        asynchrony: Asynchrony,
+        seed: int,
+        round: int,
+        begun: Mapping[ClientId, int],
+        model: Callable[[int], Vector],
+    ) -> None:
+        super().__init__(federation, seed, round)
+        self._asynchrony, self._begun, self._model = asynchrony, begun, model
+
+    def _received(self, client: ClientId) -> int:
+        return self._begun[client]
+
+    def _landed(self, client: ClientId, update: Vector) -> Vector:
+        present, began = self.round - 1, self._begun[client]
+        behind = self._model(began) - self._model(present)
+        return self._asynchrony.landed(update, present - began, behind)

@@ -96,6 +96,11 @@ class Run:
         waited = [record.network_s for record in self.history if record.network_s is not None]
         return sum(waited) if waited else None
 
+    @property
+    def clock_seconds(self) -> float | None:
+        """At which virtual second its last round closed; None where no clock was given."""
+        return self.history[-1].clock_s if self.history else None
+
     def summary(self) -> dict[str, object]:
         """The run in one JSON object."""
         return {
@@ -109,6 +114,7 @@ class Run:
             "bytes_down": sum(record.bytes_down for record in self.history),
             "seconds": round(self.seconds, 3),
             **({} if self.network_seconds is None else {"network_seconds": round(self.network_seconds, 3)}),
+            **({} if self.clock_seconds is None else {"clock_seconds": round(self.clock_seconds, 3)}),
             "path": str(self.path),
         }
 

@@ -1,7 +1,7 @@
 """A federation in one process: the same protocol, the same work, no network."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,7 +12,8 @@ from koinon.core.errors import AdmissionError, ClientFailed, Unavailable
 from koinon.core.network import Network
 from koinon.core.noise import Noise
 from koinon.core.statistics import values
-from koinon.core.types import ClientId
+from koinon.core.types import ClientId, Vector
+from koinon.data.devices import Clock
 from koinon.data.population import Population, Sizes
 from koinon.durable import checkpoint
 from koinon.durable.checkpoint import ServerState
@@ -37,9 +38,11 @@ from koinon.run import explain_sums
 from koinon.run.allocator import give_back, hold_on
 from koinon.run.app import new_run_id
 from koinon.run.attacked import Attacked
+from koinon.run.clock import InRounds, Missed, Pace, Parts, Timed, Timeless
 from koinon.run.conversation import Conversation
 from koinon.run.engine import Engine, InProcess, MakeEngine, path_of
-from koinon.run.gathered import Gathered
+from koinon.run.flights import Flights
+from koinon.run.gathered import Gathered, LandedGathered
 from koinon.run.pool import Pool
 from koinon.run.result import Run
 from koinon.run.secretly import gathered as gather
@@ -75,6 +78,7 @@ def simulate(
     network: Network | Callable[[ClientId], Network] | None = None,
     noise: Noise | None = None,
     faithful: bool = False,
+    clock: Clock | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Run a federation on this machine. Equal seeds give equal bits, however many workers.
@@ -94,10 +98,13 @@ def simulate(
         noise: The server's, of another run whose secret is at hand, to go through that run again; None: by the seed.
         faithful: Whether secure sums are made with all of their cryptography. It takes longer, holds everybody's update, and
             gives the same bits.
+        clock: Clients' devices, and how long a round waits for them: who is late does not count, and history tells the time.
+            None: everybody answers, and there is no time. A run that goes on keeps its clock.
         progress: Told what happens; by default a live view in terminals and notebooks.
 
     Raises:
-        AdmissionError: if a run to be resumed is of another definition or seed, or there cannot be such workers.
+        AdmissionError: if a run to be resumed is of another definition, seed or clock, there cannot be such workers, or an
+            asynchronous federation is given no clock.
         ClientFailed: if every client of a round failed.
         Unavailable: if worker processes die.
     """
@@ -118,6 +125,7 @@ def simulate(
         delta=federation.delta,
         secure=explain_sums.promised(federation),
         network=network if isinstance(network, Network) else None,
+        clock=clock,
     )
     folder = Path(runs) / info.id
     if resume is not None and not (folder / "run.db").exists():
@@ -127,7 +135,7 @@ def simulate(
         info = _agreed(store.info(), info)
         progress = progress or progress_for()
         with progress.following(info), one_thread():  # a second would wait by spinning, on a core that workers want
-            between, secret = _networks(network or info.network), noise or Noise.seeded(seed)
+            between, secret = _networks(network or info.network, info.clock), noise or Noise.seeded(seed)
             _Simulation(federation, population, info, store, trainer, between, secret, faithful, progress).go()
         give_back()
         return Run.read(store, layout).publish()
@@ -167,11 +175,23 @@ def _agreed(stored: RunInfo | None, asked: RunInfo) -> RunInfo:
             f"run {stored.id} has definition {stored.definition[:12]} and seed {stored.seed}, not "
             f"{asked.definition[:12]} and {asked.seed}; restore the app as it was, or start a new run"
         )
+    if asked.clock not in (None, stored.clock):
+        raise AdmissionError(f"run {stored.id} has another clock; leave it out, and the run keeps its own")
     return stored
 
 
-def _networks(network: Network | Callable[[ClientId], Network] | None) -> Callable[[ClientId], Network | None]:
-    """Each client's network."""
+def _networks(
+    network: Network | Callable[[ClientId], Network] | None, clock: Clock | None
+) -> Callable[[ClientId], Network | None]:
+    """Each client's network.
+
+    Raises:
+        AdmissionError: if a clock says another.
+    """
+    if clock is not None:
+        if network is not None:
+            raise AdmissionError("the clock's devices have networks of their own; leave network= out")
+        return lambda client: clock.devices(client).network
     if isinstance(network, Network) or network is None:
         return lambda client: network
     return network
@@ -203,6 +223,7 @@ class _Simulation:
         self.progress = progress
         self.path = ""
         self.server = self._restored()
+        self.pace, self.timed = self._paced(), Timed([])
         model = Blob(checkpoint.digest(self.server.model), 4 * info.parameters)
         terms = Terms(info.rounds, self._draw, minimum_nodes=0, quorum=_ANY, least=federation.strategy.least)
         self.conversation = Conversation(federation, store, terms, model, self._told())
@@ -231,10 +252,32 @@ class _Simulation:
         self.store.begin(self.info)
         return first
 
+    def _paced(self) -> Pace:
+        """Who takes part when, as far as the run has come."""
+        clock, asynchrony, seed = self.info.clock, self.federation.strategy.asynchrony, self.info.seed
+        if clock is None:
+            if asynchrony is not None:
+                raise AdmissionError(
+                    "clients that land when they are done need a clock; give clock=kn.Clock(devices=…)"
+                )
+            return Timeless(self.population.ids)
+        parts = Parts(self.federation, self.population, clock.devices)
+        if asynchrony is None:
+            history = self.store.history()
+            now = (history[-1].clock_s if history else None) or 0.0
+            return InRounds(clock, parts, seed, self.federation.strategy.least, now)
+        flights = Flights(asynchrony, parts, seed)
+        for done in range(self.store.completed()):
+            flights.round(done + 1, list)
+        return flights
+
     def _draw(self, round: int, present: Mapping[ClientId, int]) -> list[ClientId]:
         """The cohort, from the whole population: simulated clients are here when they are asked."""
-        seed, population = self.info.seed, self.population
-        return draw(self.federation, seed, self.noise, round, population.ids, Sizes(population))
+        sizes = Sizes(self.population)
+        self.timed = self.pace.round(
+            round, lambda ids: draw(self.federation, self.info.seed, self.noise, round, ids, sizes)
+        )
+        return self.timed.cohort
 
     def _round(self, opened: RoundOpened) -> tuple[Effect, ...]:
         """Train a round that was opened; the effects are of its closing."""
@@ -242,18 +285,39 @@ class _Simulation:
         self.store.persist(opened)
         self.progress.opened(opened.round, opened.cohort)
         self._note_path(opened)
-        gathered = gather(self.federation, self.info.seed, opened.round, opened.cohort, self.faithful)
+        gathered = self._gathered(opened)
         change, closing = None, not opened.cohort
-        states = {client: self._client_state(client) for client in opened.cohort}
-        model, told = self.server.model, self.conversation.state.told
-        if opened.cohort:
-            for client, result in self.engine.train(opened.round, opened.cohort, model, states, told):
-                closing |= self._take(opened.round, gathered, client, result)
+        for client, result in self._trained(opened):
+            closing |= self._take(opened.round, gathered, client, result)
         if not closing or not gathered.complete():
             raise ClientFailed(gathered.shortage())
         if opened.cohort or self.federation.protections:
             self.server, change = gathered.advanced(self.server, self.noise)
         return self._close(opened, gathered, change, began)
+
+    def _gathered(self, opened: RoundOpened) -> Gathered:
+        """What takes the round's updates."""
+        federation, seed, asynchrony = self.federation, self.info.seed, self.federation.strategy.asynchrony
+        if asynchrony is None:
+            return gather(federation, seed, opened.round, opened.cohort, self.faithful)
+        return LandedGathered(federation, asynchrony, seed, opened.round, self.timed.begun, self._model)
+
+    def _trained(self, opened: RoundOpened) -> Iterator[tuple[ClientId, Local | ClientFailed | Missed]]:
+        """What each client made, those that began from the same model together."""
+        missed, told = self.timed.missed, self.conversation.state.told
+        yield from missed.items()
+        left = [client for client in opened.cohort if client not in missed]
+        begun = {client: self.timed.begun.get(client, opened.round - 1) for client in left}
+        for version in sorted(set(begun.values())):
+            cohort = [client for client in left if begun[client] == version]
+            states = {client: self._client_state(client) for client in cohort}
+            yield from self.engine.train(opened.round, cohort, self._model(version), states, told)
+
+    def _model(self, after: int) -> Vector:
+        """The model after a round that somebody may still train from."""
+        if after == self.conversation.state.completed:
+            return self.server.model
+        return checkpoint.load_model(self.store.checkpoint(after))
 
     def _note_path(self, opened: RoundOpened) -> None:
         """Record how clients are trained, where that is new."""
@@ -261,8 +325,13 @@ class _Simulation:
             self.path = path
             self.store.note("clients are trained", round=opened.round, how=path)
 
-    def _take(self, round: int, gathered: Gathered, client: ClientId, result: Local | ClientFailed) -> bool:
+    def _take(self, round: int, gathered: Gathered, client: ClientId, result: Local | ClientFailed | Missed) -> bool:
         """Take one client's result; whether the round can be added up."""
+        if isinstance(result, Missed):
+            traffic, closing = self.conversation.reply(round, client, ClientFailed(result.reason))
+            gathered.miss(client, result, traffic)
+            self.progress.replied(round, client, result.outcome, result.reason)
+            return closing
         said = result if isinstance(result, ClientFailed) else gathered.offer(result)
         traffic, closing = self.conversation.reply(round, client, said)
         gathered.take(client, result, traffic)
@@ -293,9 +362,10 @@ class _Simulation:
             suspicion=suspicion(self.federation, self.server, opened.cohort),
             decision=decision(self.federation, self.server),
             network_s=self._waited(gathered),
+            clock_s=self.timed.closed_s,
         )
         self.store.persist(record, *gathered.records())
-        self.store.drop_checkpoints(before=opened.round)
+        self.store.drop_checkpoints(before=self.timed.oldest)
         if gathered.evaluated:
             self.progress.evaluated(opened.round - 1, values(gathered.evaluated))
         self.progress.closed(record)
@@ -308,7 +378,7 @@ class _Simulation:
 
     def _waited(self, gathered: Gathered) -> float | None:
         """Seconds that the slowest client's bytes would have been under way; None where there is no network."""
-        accepted = [part for part in gathered.parts if part.outcome == "accepted"]
+        accepted = [part for part in gathered.parts if part.outcome == "accepted" and self.info.clock is None]
         between = [(self.network(part.client), part) for part in accepted]
         return max(
             (net.seconds(part.bytes_up, part.bytes_down) for net, part in between if net is not None), default=None

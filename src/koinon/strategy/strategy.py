@@ -12,6 +12,7 @@ from koinon.learn.corrections import Correction, Remembering
 from koinon.secure.secure_sum import SecureSum
 from koinon.server.optimizer import ServerOptimizer
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Sampler, Uniform
+from koinon.strategy.asynchrony import Asynchrony, check_asynchrony
 from koinon.strategy.protection import check_noise, check_separation, expected_cohort, separation_of
 from koinon.strategy.summing import check_secure, fewest, needs_secure, seen, within
 from koinon.update.codec import Codec, Float32
@@ -32,6 +33,7 @@ class Strategy:
         reducer: How many updates become one.
         server: How the aggregated update changes the model.
         correction: What is added to local gradients, which may follow from what a client remembers, or None.
+        asynchrony: When the model changes where there are no rounds, and what is made of stale updates; None: in rounds.
 
     Raises:
         AdmissionError: if the parts do not fit together.
@@ -46,6 +48,7 @@ class Strategy:
     correction: Correction | Remembering | None = None
     downlink: Codec | None = None
     secure: SecureSum | None = None
+    asynchrony: Asynchrony | None = None
 
     def __post_init__(self) -> None:
         self.admit()
@@ -126,6 +129,8 @@ class Strategy:
             self.scheme.admit(self.sample.count)
         self.reducer.admit(seen(self.secure, spec))
         check_noise(spec, self.reducer)
+        if self.asynchrony is not None:
+            check_asynchrony(self.asynchrony, spec, self.secure is not None, self.downlink is not None)
         if isinstance(self.correction, Remembering) and (spec.central_noise or spec.local_noise):
             raise AdmissionError(
                 f"{type(self.correction).__name__} remembers updates, and would add up the noise of every round; leave the noise "

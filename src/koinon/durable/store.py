@@ -11,7 +11,7 @@ Every change of a table is in one transaction with its entry in the audit log.
 import hashlib
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,10 +183,11 @@ class Store:
         """Where the server's state after a round is; 0 is the state before the first."""
         return self.checkpoints / f"round-{round:06d}.safetensors"
 
-    def drop_checkpoints(self, before: int) -> None:
-        """Delete the states after rounds earlier than `before`; on any thread."""
+    def drop_checkpoints(self, before: int, but: Collection[int] = ()) -> None:
+        """Delete the states after rounds earlier than `before`, but for these; on any thread."""
         for path in self.checkpoints.glob("round-*.safetensors"):
-            if int(path.stem.partition("-")[2]) < before:
+            round = int(path.stem.partition("-")[2])
+            if round < before and round not in but:
                 path.unlink(missing_ok=True)
 
     def verify(self) -> int:

@@ -43,14 +43,14 @@ class Timed:
         missed: Who does not answer, or too late.
         begun: After which round the model was from which each of the others began.
         closed_s: When the round closes, in virtual seconds since the run began; None where no time is told.
-        oldest: After which round the oldest model is that is still needed once this one has closed.
+        needed: After which earlier rounds the models are from which somebody still trains once this one has closed.
     """
 
     cohort: list[ClientId]
     missed: Mapping[ClientId, Missed] = field(default_factory=dict)
     begun: Mapping[ClientId, int] = field(default_factory=dict)
     closed_s: float | None = None
-    oldest: int = 0
+    needed: frozenset[int] = frozenset()
 
 
 class Pace(Protocol):
@@ -91,7 +91,7 @@ class Timeless:
 
     def round(self, number: int, draw: Draw) -> Timed:
         """All candidates are there."""
-        return Timed(draw(self.ids), oldest=number)
+        return Timed(draw(self.ids))
 
 
 @dataclass
@@ -127,7 +127,7 @@ class InRounds:
         self.now = opened + last
         missed = {client: self._missed(client in answering, end, last) for client, end in ends.items()}
         left = {client: why for client, why in missed.items() if why is not None}
-        return Timed(cohort, left, closed_s=self.now, oldest=number)
+        return Timed(cohort, left, closed_s=self.now)
 
     def _opened(self, draw: Draw) -> tuple[float, list[ClientId]]:
         """When the round opens, and among whom."""

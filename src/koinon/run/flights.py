@@ -80,8 +80,8 @@ class Flights:
         self._step += 1
         self._busy = {flight.client for flight in self._flying}
         self._fill()
-        oldest = min((flight.begun for flight in self._flying), default=self._step)
-        return Timed(canonical(landed), begun=landed, closed_s=self._now, oldest=oldest)
+        needed = frozenset(flight.begun for flight in self._flying if flight.lands) - {self._step}
+        return Timed(canonical(landed), begun=landed, closed_s=self._now, needed=needed)
 
     def _fill(self) -> None:
         """Let clients begin until enough train."""

@@ -365,7 +365,7 @@ class _Simulation:
             clock_s=self.timed.closed_s,
         )
         self.store.persist(record, *gathered.records())
-        self.store.drop_checkpoints(before=self.timed.oldest)
+        self.store.drop_checkpoints(before=opened.round, but=self.timed.needed)
         if gathered.evaluated:
             self.progress.evaluated(opened.round - 1, values(gathered.evaluated))
         self.progress.closed(record)

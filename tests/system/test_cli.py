@@ -21,7 +21,7 @@ from koinon.run.up import Trial
 COMMANDS = [
     "new", "simulate", "up", "serve", "join", "explain", "enroll new", "enroll approve", "enroll token",
     "enroll revoke", "enroll list", "runs list", "runs show", "runs resume", "runs verify", "runs export",
-    "data list", "data show", "ledger show", "ledger verify", "tune privacy", "tradeoff",
+    "data list", "data show", "data partition", "ledger show", "ledger verify", "tune privacy", "tradeoff",
 ]  # fmt: skip
 RESULT = {"digest", "rounds", "metrics", "epsilon", "bytes_up", "bytes_down", "seconds", "path"}
 PATIENCE_S = 240.0
@@ -167,6 +167,20 @@ def test_data(koinon):
     assert "cannot read missing.csv" in koinon("data", "show", "missing.csv").error(4)
     Path("ragged.csv").write_text("a,b\n1,2\n3\n")
     assert "ragged.csv, line 3: 1 cells" in koinon("data", "show", "ragged.csv").error(4)
+
+
+def test_a_partition_is_measured_and_drawn(koinon):
+    alike = koinon("data", "partition", "digits", "--by", "IID", "--clients", "10", "--json").result
+    apart = koinon(
+        "data", "partition", "digits", "--by", "Shards:2", "--clients", "10", "--plot", "parts.svg", "--json"
+    ).result
+    assert alike["clients"] == apart["clients"] == alike["classes"] == 10
+    assert alike["label_distance"] < 0.15 < 0.7 < apart["label_distance"]
+    assert "<svg" in Path("parts.svg").read_text()
+    assert "did you mean Dirichlet?" in koinon("data", "partition", "digits", "--by", "Dirichlt").error(2)
+    assert "write for instance Dirichlet:0.3" in koinon("data", "partition", "digits", "--by", "Dirichlet").error(2)
+    unknown = koinon("data", "partition", "digits", "--by", "IID", "--plot", "parts.foo").error(4)
+    assert "name it .png, .svg or .pdf" in unknown
 
 
 def test_enrolment_by_hand(koinon):

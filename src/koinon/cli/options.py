@@ -1,10 +1,10 @@
 """Options that several commands have, and how a command prints its result."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import typer
@@ -42,16 +42,32 @@ def attack_named(text: str) -> attack.Attack:
     Raises:
         AdmissionError: if there is no such attack, or it needs more than a number.
     """
-    name, _, number = text.partition(":")
-    kind = getattr(attack, name, None) if name in attack.__all__ and name != "Known" else None
-    if kind is None:
-        near = difflib.get_close_matches(name, attack.__all__, n=1)
-        raise AdmissionError(f"there is no attack {name}; {f'did you mean {near[0]}?' if near else 'SignFlip is one'}")
-    try:
-        made: attack.Attack = kind(float(number)) if number else kind()
-    except (TypeError, ValueError) as error:
-        raise AdmissionError(f"{text} is no attack ({error}); write for instance SignFlip or SignFlip:10") from error
+    kinds = {name: getattr(attack, name) for name in attack.__all__ if name != "Known"}
+    made: attack.Attack = named(text, kinds, "attack", "SignFlip or SignFlip:10")
     return made
+
+
+def named(text: str, kinds: Mapping[str, Callable[..., Any]], called: str, example: str) -> Any:
+    """What `NAME` or `NAME:NUMBER` says, of these kinds; a number is the first setting.
+
+    Args:
+        kinds: What there is, by name.
+        called: What they are, in messages.
+        example: How one is written.
+
+    Raises:
+        AdmissionError: if there is no such kind, or it needs other settings.
+    """
+    name, _, number = text.partition(":")
+    if name not in kinds:
+        near = difflib.get_close_matches(name, kinds, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"write {example}"
+        raise AdmissionError(f"there is no {called} {name}; {hint}")
+    try:
+        value = [] if not number else [int(number) if number.isdecimal() else float(number)]
+        return kinds[name](*value)
+    except (TypeError, ValueError) as error:
+        raise AdmissionError(f"{text} is no {called} ({error}); write for instance {example}") from error
 
 
 def load(reference: str, rounds: int | None = None) -> App:

@@ -232,6 +232,16 @@ def class_labels(examples: Dataset) -> tuple[Integers, int]:
     Raises:
         AdmissionError: if the targets are not classes, int64 `[n]`.
     """
+    present, labels = np.unique(class_targets(examples), return_inverse=True)
+    return labels.astype(np.int64), len(present)
+
+
+def class_targets(examples: Dataset) -> Integers:
+    """Every example's class, as it is called.
+
+    Raises:
+        AdmissionError: if the targets are not classes, int64 `[n]`.
+    """
     if isinstance(examples, Samples):
         targets = examples.targets
     else:
@@ -245,8 +255,8 @@ def class_labels(examples: Dataset) -> tuple[Integers, int]:
             f"label skew needs one whole number per target, its class; these are {kind} [{shape}]: "
             "use IID() or QuantitySkew(alpha)"
         )
-    present, labels = np.unique(targets.numpy(), return_inverse=True)
-    return labels.astype(np.int64), len(present)
+    classes: Integers = targets.numpy()
+    return classes
 
 
 def _are_classes(targets: torch.Tensor) -> bool:

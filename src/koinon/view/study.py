@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from koinon.core.errors import Unavailable
-from koinon.durable.checkpoint import replacing
-from koinon.view import charts, figures
+from koinon.view import charts, figures, picture
 from koinon.view.charts import Point
 from koinon.view.markup import Html, element, join, table
 from koinon.view.page import heading, page
@@ -73,12 +71,7 @@ def draw(
     Raises:
         Unavailable: if matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise Unavailable("pictures are drawn by matplotlib; install it: pip install 'koinon[plot]'") from error
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = picture.blank()
     if level is not None:
         axes.axhline(level, linestyle="--", color="0.5", linewidth=1, label="without noise")
     if dots:
@@ -92,16 +85,7 @@ def draw(
     axes.set_ylabel(metric)
     axes.grid(alpha=0.3)
     axes.legend()
-    try:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=_timeless(path))
-    except OSError as error:
-        raise Unavailable(f"cannot write the picture {path}: {error.strerror}") from error
-
-
-def _timeless(path: Path) -> dict[str, None] | None:
-    """No date in the file, so that equal figures give equal bytes."""
-    return {"Date": None} if path.suffix == ".svg" else None
+    picture.save(figure, path)
 
 
 def _keys(curves: Sequence[Curve]) -> Html:

@@ -1,0 +1,56 @@
+"""Pictures for papers and slides, drawn by matplotlib where it is installed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from koinon.core.errors import Unavailable
+from koinon.durable.checkpoint import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from koinon.data.heterogeneity import Heterogeneity
+
+
+def blank(width: float = 6.4, height: float = 4.0) -> "tuple[Figure, Axes]":
+    """An empty picture of so many inches.
+
+    Raises:
+        Unavailable: if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise Unavailable("pictures are drawn by matplotlib; install it: pip install 'koinon[plot]'") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a picture; its format follows from the file's name: PNG, SVG or PDF.
+
+    Raises:
+        Unavailable: if the file cannot be written, or the format is unknown.
+    """
+    timeless = {"Date": None} if path.suffix == ".svg" else None  # so that equal figures give equal bytes
+    try:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=timeless)
+    except OSError as error:
+        raise Unavailable(f"cannot write the picture {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise Unavailable(f"cannot write {path} as a picture: {error}; name it .png, .svg or .pdf") from error
+
+
+def draw_partition(found: "Heterogeneity", path: Path) -> None:
+    """Draw what each client holds of each class: a column for each client, the darker the larger its share.
+
+    Raises:
+        Unavailable: if matplotlib is not installed, or the file cannot be written.
+    """
+    figure, axes = blank(width=7.0, height=3.2)
+    shown = axes.imshow(found.mixtures.T, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(xlabel="client", ylabel="class", yticks=range(len(found.classes)), yticklabels=found.classes)
+    figure.colorbar(shown, label="share of the client's examples")
+    save(figure, path)

@@ -20,7 +20,7 @@ attacks on differential privacy systems" (2022).
 import hashlib
 import math
 import os
-from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -46,9 +46,8 @@ _STEP = 2.0**-10
 _LEAST, _MOST = 1e-30, 1e30
 
 
-@dataclass(frozen=True)
 class Noise:
-    """A stream of cryptographic noise: what it gives depends on its key and on nothing else.
+    """A stream of cryptographic noise: what it gives depends on its key and on nothing else. It does not change.
 
     It has no position: two calls with one Noise give the same draws, and adding those to two vectors lets anyone
     subtract one from the other. So derive one by `of` for every single use. In return a process that was killed gives
@@ -62,12 +61,34 @@ class Noise:
         ValueError: if the key does not have 32 bytes.
     """
 
-    key: bytes = field(repr=False)
-    secret: bool
+    __slots__ = ("_key", "_origin", "secret")
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.key, bytes) or len(self.key) != _KEY_BYTES:
+    def __init__(self, key: bytes, secret: bool) -> None:
+        if not isinstance(key, bytes) or len(key) != _KEY_BYTES:
             raise ValueError(f"a noise key has {_KEY_BYTES} bytes; take Noise.fresh() or Noise.seeded(seed)")
+        self._key: bytes | None = key
+        self._origin: tuple[Noise, str, int, ClientId] | None = None
+        self.secret = secret
+
+    @property
+    def key(self) -> bytes:
+        """Derived when it is first asked for: most clients of most rounds draw no noise."""
+        if self._key is None:
+            assert self._origin is not None
+            within, *names = self._origin
+            parts = [str(part).encode() for part in names]
+            name = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+            self._key = within._derived(b"koinon.noise.of", name)
+        return self._key
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Noise) and (self.key, self.secret) == (other.key, other.secret)
+
+    def __hash__(self) -> int:
+        return hash((self.key, self.secret))
+
+    def __repr__(self) -> str:
+        return f"Noise(secret={self.secret})"
 
     @classmethod
     def fresh(cls) -> "Noise":
@@ -75,6 +96,7 @@ class Noise:
         return cls(os.urandom(_KEY_BYTES), secret=True)
 
     @classmethod
+    @lru_cache(maxsize=4)
     def seeded(cls, seed: int) -> "Noise":
         """Noise for simulation: equal seeds, any integers, give equal bits. It protects nobody."""
         return cls(hashlib.shake_256(f"koinon.noise.seed.1\x1f{seed}".encode()).digest(_KEY_BYTES), secret=False)
@@ -87,9 +109,9 @@ class Noise:
             round: Round number, 0 for what happens once.
             client: Client id, empty for what the server draws.
         """
-        parts = [part.encode() for part in (purpose, str(round), client)]
-        name = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
-        return Noise(self._derived(b"koinon.noise.of", name), self.secret)
+        made = Noise.__new__(Noise)
+        made._key, made._origin, made.secret = None, (self, purpose, round, client), self.secret
+        return made
 
     def add_gaussian(self, vector: Vector, stddev: float) -> Vector:
         """Add independent Gaussian noise to every element, in place, and return the vector.

@@ -28,6 +28,7 @@ from koinon.core.network import Network
 from koinon.data import IID, DataSet, Dirichlet, EqualDirichlet, Natural, Population, QuantitySkew, Samples, Shards
 from koinon.data.devices import Clock, Device, Fleet, Trace
 from koinon.evaluate.evaluation import Evaluation
+from koinon.evaluate.stopping import EarlyStopping
 from koinon.federation import Federation
 from koinon.learn.dpsgd import DPSGD
 from koinon.learn.metrics import AUROC, R2, Accuracy, MeanAbsoluteError, MeanSquaredError
@@ -94,6 +95,7 @@ __all__ = [
     "Device",
     "Dirichlet",
     "DnC",
+    "EarlyStopping",
     "Eden",
     "EqualDirichlet",
     "ErrorFeedback",

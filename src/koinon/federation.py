@@ -11,7 +11,7 @@ from koinon.core.errors import AdmissionError
 from koinon.core.layout import Layout, Slot
 from koinon.core.statistics import Metrics, numbers
 from koinon.core.types import Spec
-from koinon.evaluate.evaluation import Evaluation
+from koinon.evaluate.evaluation import Evaluation, of_evaluation
 from koinon.learn.learner import Learner
 from koinon.privacy.budget import Budget
 from koinon.secure.ring import Tally
@@ -58,6 +58,10 @@ class Federation:
             self._check_noise()
         if self.scheme is not None:
             self.scheme.admit(int(self.strategy.promised.cohort or self.strategy.least))
+        stop, told = self.evaluation.stop, getattr(self.learner, "statistics", None)
+        if stop is not None and told is not None and stop.metric not in told:
+            names = ", ".join(sorted(of_evaluation(told)))
+            raise AdmissionError(f"early stopping looks at {stop.metric}, and the learner measures {names}")
         if self.budget is not None and self._affordable(1) < 1:
             raise AdmissionError(
                 f"one round exceeds the budget of epsilon {self.budget.epsilon:g}; add noise, sample fewer clients, or "

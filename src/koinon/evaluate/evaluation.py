@@ -8,6 +8,7 @@ from koinon.core.errors import AdmissionError
 from koinon.core.statistics import Metrics
 from koinon.core.types import Vector
 from koinon.data.dataset import DataSet, Dataset
+from koinon.evaluate.stopping import EarlyStopping
 from koinon.learn.learner import Learner
 
 TRAINING = "train_"
@@ -23,16 +24,20 @@ class Evaluation:
             `DataSet` with a test part, that part. None: the server evaluates nothing.
         every: Rounds between the server's evaluations, >= 1; the last round is always evaluated.
         federated: Whether nodes evaluate the model that they receive on their own held-out data.
+        stop: When the server's evaluations end the run before its last round; None: never.
 
     Raises:
-        AdmissionError: if `test` is no data set, or `every` is less than 1.
+        AdmissionError: if `test` is no data set, `every` is less than 1, or there is `stop` without `test`.
     """
 
     test: object | Callable[[], object] | None = None
     every: int = 1
     federated: bool = True
+    stop: EarlyStopping | None = None
 
     def __post_init__(self) -> None:
+        if self.stop is not None and self.test is None:
+            raise AdmissionError("early stopping goes by the server's evaluations; give a test set beside stop=")
         if self.every < 1:
             raise AdmissionError(f"every is {self.every} rounds; give at least 1")
         if self.test is not None and not callable(self.test):

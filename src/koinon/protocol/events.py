@@ -61,6 +61,7 @@ class Closed:
         told: What the next round's nodes are told beside it.
         delta: What leads to it from the model before, durable too; None where the way down has no codec or the model is the same.
         spoiled: Why a secure sum turned out to be none, so that no update counts; empty where all is well.
+        enough: Why no more rounds are wanted, though some are left; empty if they are.
     """
 
     round: int
@@ -68,6 +69,7 @@ class Closed:
     told: Mapping[str, float] = field(default_factory=dict)
     delta: Delta | None = None
     spoiled: str = ""
+    enough: str = ""
 
 
 @dataclass(frozen=True, slots=True)

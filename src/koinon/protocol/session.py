@@ -271,8 +271,8 @@ def _next(terms: Terms, state: SessionState, event: Closed) -> Step:
         told=event.told,
         deltas=deltas,
     )
-    if state.completed >= terms.rounds:
-        return _ended(state, "finished", "")
+    if event.enough or state.completed >= terms.rounds:
+        return _ended(state, "finished", event.enough)
     return _opened(terms, state)
 
 

@@ -40,6 +40,7 @@ from koinon.protocol.events import (
     Persist,
     Record,
     RoundOpened,
+    RunEnded,
     Send,
     Settled,
     Stream,
@@ -130,8 +131,9 @@ class Coordinator:
         secure = self.federation.scheme
         host = None if secure is None else Host(self.info.id, self.identities, secure, layout.length)
         self.spool = Spool(*self.spooled())
+        self.course = self.store.course(self.federation.evaluation, self.info.rounds)
         self.terms = Terms(
-            rounds=self.info.rounds,
+            rounds=self.store.completed() if self.course.enough() else self.info.rounds,
             draw=self._draw,
             update_bytes=codec.size(layout),
             host=host,
@@ -286,7 +288,7 @@ class Coordinator:
             if metrics := of_evaluation(record.offer.metrics):
                 yield Evaluated(record.round - 1, record.node, metrics)
         elif isinstance(record, HandedOver) and record.message.metrics:
-            yield Evaluated(self.info.rounds, record.node, record.message.metrics)
+            yield Evaluated(self.state.completed, record.node, record.message.metrics)
 
     def _carried_out(self, effects: Sequence[Effect]) -> list[Out]:
         out: list[Out] = []
@@ -320,6 +322,8 @@ class Coordinator:
             self.progress.opened(record.round, record.cohort)
         elif isinstance(record, Settled):
             self.progress.replied(record.round, record.node, record.outcome, record.reason)
+        elif isinstance(record, RunEnded) and record.status == "finished" and record.reason:
+            self.progress.note(f"no more rounds: {record.reason}")
 
     def _add_up(self, job: Close) -> Closed:
         learner = self.federation.learner
@@ -340,7 +344,8 @@ class Coordinator:
             model.digest, values(metrics or {}), *known, of_training(told), of_evaluation(told), added.spoiled
         )
         delta = None if change is None else self.store.deltas.keep(job.round, self.state.model.digest, change)
-        return Closed(job.round, model, self._told(state), delta, added.spoiled)
+        enough = self.course.after(job.round, self._reduced.metrics)
+        return Closed(job.round, model, self._told(state), delta, added.spoiled, enough)
 
     def _reduced_alone(self, job: Close, state: ServerState) -> _Added:
         """The round's updates, each of which is seen, as one."""

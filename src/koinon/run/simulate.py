@@ -225,11 +225,17 @@ class _Simulation:
         self.server = self._restored()
         self.pace, self.timed = self._paced(), Timed([])
         model = Blob(checkpoint.digest(self.server.model), 4 * info.parameters)
-        terms = Terms(info.rounds, self._draw, minimum_nodes=0, quorum=_ANY, least=federation.strategy.least)
+        self.course = store.course(federation.evaluation, info.rounds)
+        rounds = store.completed() if self.course.enough() else info.rounds
+        terms = Terms(rounds, self._draw, minimum_nodes=0, quorum=_ANY, least=federation.strategy.least)
         self.conversation = Conversation(federation, store, terms, model, self._told())
 
     def go(self) -> None:
         """Run the rounds that are left."""
+        if (
+            self.conversation.state.status == "finished" and self.info.status == "running"
+        ):  # cut just before it was said
+            self.store.persist(RunEnded("finished", self.course.enough()))
         cohort: Sequence[ClientId] = ()
         effects = self.conversation.step(Tick(0.0))
         while self.conversation.state.status == "running":
@@ -242,7 +248,7 @@ class _Simulation:
     def _final(self, client: ClientId) -> Evaluated:
         """What a client says of the final model."""
         metrics = on_client(self.federation.learner, self.server.model, self.population[client])
-        return Evaluated(self.info.rounds, client, metrics)
+        return Evaluated(self.conversation.state.completed, client, metrics)
 
     def _restored(self) -> ServerState:
         if self.store.info() is not None:
@@ -370,10 +376,13 @@ class _Simulation:
             self.progress.evaluated(opened.round - 1, values(gathered.evaluated))
         self.progress.closed(record)
         model = Blob(digest, state.model.size)
-        effects = self.conversation.closed(Closed(opened.round, model, self._told(), delta))
+        enough = self.course.after(opened.round, record.metrics)
+        effects = self.conversation.closed(Closed(opened.round, model, self._told(), delta, enough=enough))
         for effect in effects:
             if isinstance(effect, Persist) and isinstance(effect.record, RunEnded):
                 self.store.persist(effect.record)
+                if effect.record.reason:
+                    self.progress.note(f"no more rounds: {effect.record.reason}")
         return effects
 
     def _waited(self, gathered: Gathered) -> float | None:

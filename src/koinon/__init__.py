@@ -40,6 +40,7 @@ from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform, Weighted
 from koinon.server.yogi import Yogi
 from koinon.strategy.feddyn import feddyn
+from koinon.strategy.fednova import fednova
 from koinon.strategy.recipes import diloco, fedadagrad, fedadam, fedavg, fedprox, fedyogi
 from koinon.strategy.strategy import Strategy
 from koinon.update.adaptive import AdaptiveClip
@@ -160,6 +161,7 @@ __all__ = [
     "fedadam",
     "fedavg",
     "feddyn",
+    "fednova",
     "fedprox",
     "fedyogi",
     "privacy",

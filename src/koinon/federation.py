@@ -17,6 +17,7 @@ from koinon.privacy.budget import Budget
 from koinon.secure.ring import Tally
 from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform
+from koinon.strategy.method import extended
 from koinon.strategy.protection import Protection, protections
 from koinon.strategy.strategy import Strategy
 
@@ -35,7 +36,7 @@ class Federation:
     """What is trained, how, for how long, and how it is judged.
 
     Attributes:
-        learner: The model and its local training.
+        learner: The model and its local training, extended by the strategy's method if it has one.
         strategy: Everything between the clients' updates and the next model.
         rounds: Rounds of training, >= 1.
         evaluation: When and on what the model is evaluated.
@@ -54,6 +55,7 @@ class Federation:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise AdmissionError(f"a federation needs at least one round, not {self.rounds}")
+        object.__setattr__(self, "learner", extended(self.learner, self.strategy.method))
         if self.protections:
             self._check_noise()
         if self.scheme is not None:

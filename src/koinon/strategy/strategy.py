@@ -12,6 +12,7 @@ from koinon.learn.corrections import Correction, Remembering
 from koinon.secure.secure_sum import SecureSum
 from koinon.server.optimizer import ServerOptimizer
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Sampler, Uniform
+from koinon.strategy.method import Method
 from koinon.strategy.protection import check_noise, check_separation, expected_cohort, separation_of
 from koinon.strategy.summing import check_secure, fewest, needs_secure, seen, within
 from koinon.update.codec import Codec, Float32
@@ -32,6 +33,7 @@ class Strategy:
         reducer: How many updates become one.
         server: How the aggregated update changes the model.
         correction: What is added to local gradients, which may follow from what a client remembers, or None.
+        method: What local training is made into, or None.
 
     Raises:
         AdmissionError: if the parts do not fit together.
@@ -46,6 +48,7 @@ class Strategy:
     correction: Correction | Remembering | None = None
     downlink: Codec | None = None
     secure: SecureSum | None = None
+    method: Method | None = None
 
     def __post_init__(self) -> None:
         self.admit()
@@ -131,6 +134,8 @@ class Strategy:
                 f"{type(self.correction).__name__} remembers updates, and would add up the noise of every round; leave the noise "
                 "out, or take fedprox(), which remembers nothing"
             )
+        if self.method is not None:
+            self.method.fit(spec, self.codec, self.reducer)
         check_separation(self.stages, self.sample)
         if spec.tally is not None and (self.codec.claims.kept < 1 or self.codec.claims.variance > 0):
             raise AdmissionError(

@@ -42,6 +42,7 @@ from koinon.server.yogi import Yogi
 from koinon.strategy.feddyn import feddyn
 from koinon.strategy.fednova import fednova
 from koinon.strategy.recipes import diloco, fedadagrad, fedadam, fedavg, fedprox, fedyogi
+from koinon.strategy.scaffold import scaffold
 from koinon.strategy.strategy import Strategy
 from koinon.update.adaptive import AdaptiveClip
 from koinon.update.clip import Clip, ClipL1, ClipLayers
@@ -165,6 +166,7 @@ __all__ = [
     "fedprox",
     "fedyogi",
     "privacy",
+    "scaffold",
     "secure",
     "simulate",
     "ternary",

@@ -39,8 +39,10 @@ from koinon.run.simulate import simulate
 from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform, Weighted
 from koinon.server.yogi import Yogi
+from koinon.strategy.afl import afl
 from koinon.strategy.feddyn import feddyn
 from koinon.strategy.fednova import fednova
+from koinon.strategy.qfedavg import qfedavg
 from koinon.strategy.recipes import diloco, fedadagrad, fedadam, fedavg, fedprox, fedyogi
 from koinon.strategy.scaffold import scaffold
 from koinon.strategy.strategy import Strategy
@@ -154,6 +156,7 @@ __all__ = [
     "Yogi",
     "Zeno",
     "Zstd",
+    "afl",
     "attack",
     "calibrate",
     "data",
@@ -166,6 +169,7 @@ __all__ = [
     "fedprox",
     "fedyogi",
     "privacy",
+    "qfedavg",
     "scaffold",
     "secure",
     "simulate",

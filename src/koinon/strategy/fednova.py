@@ -18,7 +18,7 @@ from koinon.learn.learner import Learner, LocalTask
 from koinon.secure.secure_sum import SecureSum
 from koinon.server.optimizer import MakeServerOptimizer, ServerOptimizer
 from koinon.server.sampling import Everyone, Sampler
-from koinon.strategy.method import Beside, Plain, fit_number, scale, stepping
+from koinon.strategy.method import Beside, Plain, fit_number, fit_sum, scale, stepping
 from koinon.strategy.strategy import Strategy
 from koinon.update.codec import Codec, Float32
 from koinon.update.stage import Chain, Context, OnServer, Stage, State
@@ -73,7 +73,8 @@ class NormalisedAveraging(OnServer, Plain):
 
     def fit(self, spec: Spec, codec: Codec, reducer: Reducer) -> None:
         """The number of steps must arrive as it is."""
-        fit_number("the number of steps", spec, codec, reducer)
+        fit_number("the number of steps", spec, codec)
+        fit_sum("the number of steps", reducer)
 
     def check(self, learner: Learner) -> None:
         """Steps must be known, and each must get nearer."""

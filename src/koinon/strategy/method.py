@@ -4,6 +4,7 @@ A method may have something travel beside the model, down and up: more coordinat
 and secure sums know. And it may keep something on the client, which lies with the client's other memories.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -15,7 +16,7 @@ import torch
 from koinon.aggregate.mean import Mean
 from koinon.aggregate.reducer import Reducer
 from koinon.core.descent import Descent
-from koinon.core.errors import AdmissionError
+from koinon.core.errors import AdmissionError, ClientFailed
 from koinon.core.layout import Layout, Slot
 from koinon.core.statistics import Metrics
 from koinon.core.types import Spec, Update, Vector
@@ -146,8 +147,8 @@ def stepping(learner: Learner, name: str) -> tuple[Stepping, Descent]:
     return learner, learner.descent
 
 
-def fit_number(what: str, spec: Spec, codec: Codec, reducer: Reducer) -> None:
-    """Whether one number beside the model arrives exactly, as part of a sum.
+def fit_number(what: str, spec: Spec, codec: Codec) -> None:
+    """Whether one number beside the model arrives exactly.
 
     Raises:
         AdmissionError: naming the cure.
@@ -160,10 +161,33 @@ def fit_number(what: str, spec: Spec, codec: Codec, reducer: Reducer) -> None:
         raise AdmissionError(
             f"{type(codec).__name__} would lose {what}, which travels beside the update; use Float32() or Zstd(Float32())"
         )
+
+
+def fit_sum(what: str, reducer: Reducer) -> None:
+    """Whether updates are added up with the number beside them.
+
+    Raises:
+        AdmissionError: naming the cure.
+    """
     if not isinstance(reducer, Mean):
         raise AdmissionError(
-            f"{type(reducer).__name__} would weigh {what} against the model's weights; leave reducer= out, or take fedavg(reducer=…)"
+            f"{type(reducer).__name__} would weigh {what} against the model's weights; leave reducer= out, or take "
+            "fedavg(reducer=…)"
         )
+
+
+def loss_of(learner: Learner, model: Vector, data: Dataset, task: LocalTask) -> float:
+    """The mean loss of a model on a client's training data.
+
+    Raises:
+        ClientFailed: if the learner does not measure it, or it is not finite.
+    """
+    loss = judged(learner, model, data, task.memory).get("loss")
+    if loss is None or not math.isfinite(loss.value):
+        raise ClientFailed(
+            f"round {task.round}: the learner's evaluation gives no finite loss, by which clients are weighed"
+        )
+    return loss.value
 
 
 def scale(layout: Layout, delta: Vector, factor: float) -> None:

@@ -40,6 +40,7 @@ from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform, Weighted
 from koinon.server.yogi import Yogi
 from koinon.strategy.afl import afl
+from koinon.strategy.ditto import ditto
 from koinon.strategy.feddyn import feddyn
 from koinon.strategy.fednova import fednova
 from koinon.strategy.qfedavg import qfedavg
@@ -161,6 +162,7 @@ __all__ = [
     "calibrate",
     "data",
     "diloco",
+    "ditto",
     "fedadagrad",
     "fedadam",
     "fedavg",

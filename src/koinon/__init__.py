@@ -30,6 +30,7 @@ from koinon.evaluate.evaluation import Evaluation
 from koinon.federation import Federation
 from koinon.learn.dpsgd import DPSGD
 from koinon.learn.metrics import AUROC, R2, Accuracy, MeanAbsoluteError, MeanSquaredError
+from koinon.learn.personal import Personal, batch_norms
 from koinon.learn.torch import TorchLearner
 from koinon.privacy.budget import Budget
 from koinon.privacy.calibrate import Calibration, calibrate
@@ -128,6 +129,7 @@ __all__ = [
     "NearestNeighborMixing",
     "Network",
     "NormClipping",
+    "Personal",
     "Poisson",
     "PolicyRefused",
     "Population",
@@ -159,6 +161,7 @@ __all__ = [
     "Zstd",
     "afl",
     "attack",
+    "batch_norms",
     "calibrate",
     "data",
     "diloco",

@@ -13,11 +13,12 @@ from koinon.core.statistics import Metrics, numbers
 from koinon.core.types import Spec
 from koinon.evaluate.evaluation import Evaluation
 from koinon.learn.learner import Learner
+from koinon.learn.personal import Personal
 from koinon.privacy.budget import Budget
 from koinon.secure.ring import Tally
 from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform
-from koinon.strategy.method import extended
+from koinon.strategy.method import Extended, extended
 from koinon.strategy.protection import Protection, protections
 from koinon.strategy.strategy import Strategy
 
@@ -56,6 +57,12 @@ class Federation:
         if self.rounds < 1:
             raise AdmissionError(f"a federation needs at least one round, not {self.rounds}")
         object.__setattr__(self, "learner", extended(self.learner, self.strategy.method))
+        within = self.learner.within if isinstance(self.learner, Extended) else self.learner
+        if isinstance(within, Personal) and self.evaluation.test is not None:
+            raise AdmissionError(
+                "the server has none of the clients' own layers and cannot evaluate; leave test= out, and give clients held-out "
+                "data, by kn.DataSet(train, test)"
+            )
         if self.protections:
             self._check_noise()
         if self.scheme is not None:

@@ -40,12 +40,15 @@ def simulated(made, folder, strategy=None, rounds=4, make=permuted, **settings):
     return kn.simulate(defined, population, runs=folder, progress=Quiet(), **settings)
 
 
-def stepped(model, data, names):
-    """One gradient step of only these parameters, on all data."""
+def stepped(model, data, names, steps=2):
+    """Gradient steps of only these parameters, on all data."""
+    if not steps:
+        return model
     model = {name: value.clone().requires_grad_() for name, value in model.items()}
     outputs = torch.func.functional_call(two_layers(), model, (data.inputs,))
     nn.functional.cross_entropy(outputs, data.targets).backward()
-    return {name: (value - RATE * value.grad if name in names else value).detach() for name, value in model.items()}
+    after = {name: (value - RATE * value.grad if name in names else value).detach() for name, value in model.items()}
+    return stepped(after, data, names, steps - 1)
 
 
 BODY, HEAD = ("0.weight", "0.bias"), ("1.weight", "1.bias")
@@ -54,7 +57,7 @@ BODY, HEAD = ("0.weight", "0.bias"), ("1.weight", "1.bias")
 @pytest.mark.parametrize("head_passes", [0, 3])
 def test_it_is_fedper_and_fedrep_by_hand(tmp_path, head_passes):
     """FedPer steps all layers at once; FedRep the head some times, and then the body with the head that came out."""
-    made = kn.Personal(learner(batch=60), ("1.*",), head_passes)
+    made = kn.Personal(learner(batch=60, epochs=2), ("1.*",), head_passes)
     run = simulated(made, tmp_path, rounds=3)
     first = made.within.layout.state_dict(made.within.initial(0))
     body, heads = {name: first[name] for name in BODY}, [{name: first[name] for name in HEAD}] * 4

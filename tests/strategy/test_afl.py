@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 import koinon as kn
+from koinon.aggregate.reducer import Matrix, Round
 from koinon.durable import checkpoint
 from koinon.run.explain import explain
-from koinon.strategy.afl import onto_simplex
+from koinon.strategy.afl import WorstMixture, onto_simplex
 from koinon.strategy.strategy import Strategy
 from tests.strategy.lines import (
     CLIENTS,
@@ -36,9 +37,13 @@ def nearest(point, total):
 
 
 def by_the_paper(cohorts):
-    """Algorithm 1 in float64; of those who are drawn, the shares change among themselves."""
-    w, mixture = first(), torch.full((CLIENTS,), 1 / CLIENTS).double()
+    """Algorithm 1 in float64; of those who are drawn, the shares change among themselves, and who is new has an equal one."""
+    w, mixture, known = first(), torch.zeros(CLIENTS).double(), set()
     for cohort in cohorts:
+        new = [client for client in cohort if client not in known]
+        mixture *= len(known) / (len(known) + len(new))
+        known |= set(cohort)
+        mixture[new] = 1 / len(known)
         moved, losses = [], torch.tensor([loss(w, client) for client in cohort]).double()
         for client in cohort:
             own = w.clone()
@@ -65,10 +70,13 @@ def test_it_is_algorithm_1(tmp_path):
 
 
 def test_of_a_sampled_cohort_the_shares_change_among_themselves(tmp_path):
-    everyone = simulated(federation(kn.afl(RISE), 1, 1), tmp_path)
-    part = simulated(federation(kn.afl(RISE, sample=kn.RoundRobin(3)), 6, 1), tmp_path)
-    assert float(shares(part).sum()) == pytest.approx(1.0)
-    assert float(shares(everyone).sum()) == pytest.approx(1.0)
+    run = simulated(federation(kn.afl(RISE, sample=kn.Uniform(3)), 8, 1), tmp_path)
+    drawn = cohorts(run)
+    assert set().union(*drawn) == set(EVERYONE) and len({tuple(cohort) for cohort in drawn}) > 1
+    w, mixture = by_the_paper(drawn)
+    torch.testing.assert_close(trained(run), w, rtol=5e-6, atol=5e-6)
+    torch.testing.assert_close(shares(run), mixture, rtol=5e-6, atol=5e-6)
+    assert float(mixture.sum()) == pytest.approx(1.0)
 
 
 def test_who_fares_worst_fares_better_than_with_fedavg(tmp_path):
@@ -85,6 +93,13 @@ def test_the_projection_is_the_nearest_point(total):
     for count in (1, 2, 7, 50):
         point = torch.randn(count, generator=rng, dtype=torch.float64)
         torch.testing.assert_close(onto_simplex(point, total), nearest(point, total), rtol=1e-9, atol=1e-9)
+
+
+def test_a_round_of_none_who_counts_moves_nothing():
+    nothing, rows = torch.tensor(0.0, dtype=torch.float64), Matrix(torch.ones(2, 5), [1.0, 1.0])
+    memory = {"1": nothing, "2": nothing, "3": nothing + 1}
+    after, total = WorstMixture(RISE).reduce_round(memory, rows, Round(5, ("1", "2"), torch.Generator()))
+    assert after == memory and not total.any()
 
 
 def test_workers_come_to_the_same(tmp_path):

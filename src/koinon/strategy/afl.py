@@ -118,14 +118,16 @@ class WorstMixture:
         """The mixture's update; then the mixture goes up the losses. Who comes anew gets an equal share, from all."""
         memory = _joined(memory, round.clients)
         shares = torch.stack([memory[client] for client in round.clients])
+        present = float(shares.sum())
+        if not present:  # none of those who are here counts at present, and among them nothing can be shared out
+            return memory, torch.zeros(rows.length)
         losses = block(rows, rows.length - 1, rows.length)[:, 0].to(torch.float64)
-        total, present = combined(rows, shares / shares.sum()), float(shares.sum())
         after = onto_simplex(shares + self.rate * losses, present)
-        return {**memory, **dict(zip(round.clients, after, strict=True))}, total
+        return {**memory, **dict(zip(round.clients, after, strict=True))}, combined(rows, shares / present)
 
 
 def onto_simplex(point: torch.Tensor, total: float) -> torch.Tensor:
-    """The nearest vector without negative elements whose sum is `total`; float64 `[n]`.
+    """The nearest vector without negative elements whose sum is `total`, > 0; float64 `[n]`.
 
     Source: Duchi et al., "Efficient projections onto the l1-ball for learning in high dimensions" (2008), figure 1.
     """

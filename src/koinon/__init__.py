@@ -32,6 +32,7 @@ from koinon.evaluate.stopping import EarlyStopping
 from koinon.federation import Federation
 from koinon.learn.dpsgd import DPSGD
 from koinon.learn.metrics import AUROC, R2, Accuracy, MeanAbsoluteError, MeanSquaredError
+from koinon.learn.personal import Personal, batch_norms
 from koinon.learn.torch import TorchLearner
 from koinon.privacy.budget import Budget
 from koinon.privacy.calibrate import Calibration, calibrate
@@ -41,9 +42,14 @@ from koinon.run.simulate import simulate
 from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform, Weighted
 from koinon.server.yogi import Yogi
+from koinon.strategy.afl import afl
+from koinon.strategy.ditto import ditto
 from koinon.strategy.fedbuff import fedasync, fedbuff
 from koinon.strategy.feddyn import feddyn
+from koinon.strategy.fednova import fednova
+from koinon.strategy.qfedavg import qfedavg
 from koinon.strategy.recipes import diloco, fedadagrad, fedadam, fedavg, fedprox, fedyogi
+from koinon.strategy.scaffold import scaffold
 from koinon.strategy.strategy import Strategy
 from koinon.update.adaptive import AdaptiveClip
 from koinon.update.clip import Clip, ClipL1, ClipLayers
@@ -130,6 +136,7 @@ __all__ = [
     "NearestNeighborMixing",
     "Network",
     "NormClipping",
+    "Personal",
     "Poisson",
     "PolicyRefused",
     "Population",
@@ -160,19 +167,25 @@ __all__ = [
     "Yogi",
     "Zeno",
     "Zstd",
+    "afl",
     "attack",
+    "batch_norms",
     "calibrate",
     "data",
     "diloco",
+    "ditto",
     "fedadagrad",
     "fedadam",
     "fedasync",
     "fedavg",
     "fedbuff",
     "feddyn",
+    "fednova",
     "fedprox",
     "fedyogi",
     "privacy",
+    "qfedavg",
+    "scaffold",
     "secure",
     "simulate",
     "ternary",

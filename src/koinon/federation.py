@@ -13,10 +13,12 @@ from koinon.core.statistics import Metrics, numbers
 from koinon.core.types import Spec
 from koinon.evaluate.evaluation import Evaluation, of_evaluation
 from koinon.learn.learner import Learner
+from koinon.learn.personal import Personal
 from koinon.privacy.budget import Budget
 from koinon.secure.ring import Tally
 from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform
+from koinon.strategy.method import Extended, extended
 from koinon.strategy.protection import Protection, protections
 from koinon.strategy.strategy import Strategy
 
@@ -35,7 +37,7 @@ class Federation:
     """What is trained, how, for how long, and how it is judged.
 
     Attributes:
-        learner: The model and its local training.
+        learner: The model and its local training, extended by the strategy's method if it has one.
         strategy: Everything between the clients' updates and the next model.
         rounds: Rounds of training, >= 1.
         evaluation: When and on what the model is evaluated.
@@ -54,6 +56,13 @@ class Federation:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise AdmissionError(f"a federation needs at least one round, not {self.rounds}")
+        object.__setattr__(self, "learner", extended(self.learner, self.strategy.method))
+        within = self.learner.within if isinstance(self.learner, Extended) else self.learner
+        if isinstance(within, Personal) and self.evaluation.test is not None:
+            raise AdmissionError(
+                "the server has none of the clients' own layers and cannot evaluate; leave test= out, and give clients held-out "
+                "data, by kn.DataSet(train, test)"
+            )
         if self.protections:
             self._check_noise()
         if self.scheme is not None:

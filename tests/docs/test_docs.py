@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PROTOCOLS = (
     "learn.learner.Learner",
+    "strategy.method.Method",
     "learn.metrics.Metric",
     "learn.corrections.Correction",
     "learn.corrections.Remembering",

@@ -59,8 +59,8 @@ def test_of_a_data_set_with_a_test_part_that_part_is_used():
 
 def test_a_client_evaluates_on_its_held_out_part_only():
     data = DataSet(samples(9, seed=1), samples(4, seed=2))
-    assert on_client(LEARNER, MODEL, data) == LEARNER.evaluate(MODEL, data.test)
-    assert on_client(LEARNER, MODEL, DataSet(data.train)) == {}
+    assert on_client(LEARNER, MODEL, data, {}) == LEARNER.evaluate(MODEL, data.test)
+    assert on_client(LEARNER, MODEL, DataSet(data.train), {}) == {}
 
 
 def test_what_cannot_work_is_refused_at_construction():

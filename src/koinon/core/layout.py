@@ -29,7 +29,8 @@ class Slot:
         shape: Its shape.
         dtype: Its dtype in the module; in the vector it is float32.
         start: Index of its first element.
-        trainable: Whether it is a parameter (False: a buffer).
+        trainable: Whether it is a parameter (False: a buffer, or what is beside the model).
+        beside: Whether it is no part of the model, but what an algorithm has travel with it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Slot:
     dtype: torch.dtype
     start: int
     trainable: bool
+    beside: bool = False
 
     @property
     def stop(self) -> int:
@@ -115,10 +117,11 @@ class Layout:
     def state_dict(self, vector: Vector) -> dict[str, torch.Tensor]:
         """Named tensors in the module's own dtypes, tied names included; for `load_state_dict(..., strict=False)`.
 
-        Exact: `gather` of a module that loaded it gives `vector` back, where the dtypes can hold the values.
+        Exact: `gather` of a module that loaded it gives `vector` back, where the dtypes can hold the values. What is beside
+        the model is left out.
         """
         views = self.views(vector)
-        state = {slot.name: views[slot.name].to(slot.dtype, copy=True) for slot in self.slots}
+        state = {slot.name: views[slot.name].to(slot.dtype, copy=True) for slot in self.slots if not slot.beside}
         state.update({alias: state[name].clone() for alias, name in self.aliases})
         return state
 

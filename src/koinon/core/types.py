@@ -1,7 +1,7 @@
 """Frozen values that every layer speaks of."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -50,12 +50,14 @@ class Update:
         weight: How much the update counts in a mean; float64 `[...]`, finite, >= 0.
         examples: How many examples it was trained on; int64 `[...]`.
         metrics: Additive statistics of the training, e.g. the mean loss.
+        memory: What the learner keeps until this client's next training, by name; it never leaves the client.
     """
 
     delta: torch.Tensor
     weight: torch.Tensor
     examples: torch.Tensor
     metrics: Metrics = field(default_factory=dict)
+    memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, delta: Vector, examples: int, metrics: Metrics | None = None) -> "Update":

@@ -9,7 +9,8 @@ from koinon.core.statistics import Metrics
 from koinon.core.types import Vector
 from koinon.data.dataset import DataSet, Dataset
 from koinon.evaluate.stopping import EarlyStopping
-from koinon.learn.learner import Learner
+from koinon.learn.corrections import Memory
+from koinon.learn.learner import Learner, judged
 
 TRAINING = "train_"
 """Prefix of the names of metrics of local training."""
@@ -59,9 +60,9 @@ def central(learner: Learner, evaluation: Evaluation, model: Vector, round: int,
     return learner.evaluate(model, evaluation.examples) if evaluation.due(round, rounds) else None
 
 
-def on_client(learner: Learner, model: Vector, data: DataSet) -> Metrics:
-    """Statistics of the model on a client's held-out part; nothing if it has none."""
-    return {} if data.test is None else learner.evaluate(model, data.test)
+def on_client(learner: Learner, model: Vector, data: DataSet, memory: Memory) -> Metrics:
+    """Statistics of the model on a client's held-out part, given what its learner keeps; nothing if it has no such part."""
+    return {} if data.test is None else judged(learner, model, data.test, memory)
 
 
 def of_training(metrics: Metrics) -> Metrics:

@@ -1,18 +1,19 @@
 """The Learner protocol: all that the rest of Koinon knows about a model and its training."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 
+from koinon.core.descent import Descent
 from koinon.core.errors import ClientFailed
 from koinon.core.layout import Layout
 from koinon.core.noise import Noise
 from koinon.core.statistics import Metrics
 from koinon.core.types import Update, Vector
 from koinon.data.dataset import Dataset
-from koinon.learn.corrections import Correction
+from koinon.learn.corrections import Correction, Memory
 
 Room: TypeAlias = Callable[[int, int], torch.Tensor]
 """Number of clients and D -> memory for so many deltas, float32 `[clients, D]`."""
@@ -27,11 +28,13 @@ class LocalTask:
         correction: What the strategy adds to every local gradient, or None.
         noise: The client's secret noise for this round's training and for nothing else; needed by a learner that
             protects records.
+        memory: What the learner kept after this client's last training; empty before its first.
     """
 
     round: int
     correction: Correction | None = None
     noise: Noise | None = None
+    memory: Memory = field(default_factory=dict)
 
 
 class Learner(Protocol):
@@ -58,6 +61,39 @@ class Learner(Protocol):
 
     def evaluate(self, model: Vector, data: Dataset) -> Metrics:
         """Additive statistics of `model` on `data`."""
+
+
+@runtime_checkable
+class Stepping(Learner, Protocol):
+    """A learner that says how it goes down, for algorithms that count local steps."""
+
+    @property
+    def descent(self) -> Descent | None:
+        """Learning rate and momentum; None where it goes by more than those."""
+
+    def steps(self, examples: int) -> int:
+        """Steps of a training on so many examples."""
+
+
+@runtime_checkable
+class Keeping(Learner, Protocol):
+    """A learner that keeps something of its own on every client: a task's `memory`, and after it the update's.
+
+    It lies beside the node's journal, or in a simulation's checkpoint. If the server refuses an update, it goes back to
+    what it was before the round.
+    """
+
+    @property
+    def keeps(self) -> int:
+        """Bytes of a memory."""
+
+    def evaluate_own(self, model: Vector, data: Dataset, memory: Memory) -> Metrics:
+        """Additive statistics on `data` of what the client makes of `model`; `memory` is empty before its first round."""
+
+
+def judged(learner: Learner, model: Vector, data: Dataset, memory: Memory) -> Metrics:
+    """A client's statistics of a model on some of its data, given what its learner keeps."""
+    return learner.evaluate_own(model, data, memory) if isinstance(learner, Keeping) else learner.evaluate(model, data)
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from koinon.core.descent import plain_rate
+from koinon.core.descent import Descent, descent, plain_rate
 from koinon.core.errors import AdmissionError, ClientFailed
 from koinon.core.layout import Layout
 from koinon.core.noise import Noise
@@ -111,6 +111,16 @@ class TorchLearner:
     def layout(self) -> Layout:
         """Which part of the vector is which tensor."""
         return self._workspace.layout
+
+    @property
+    def descent(self) -> Descent | None:
+        """Learning rate and momentum of plain or heavy-ball SGD; None of another optimizer."""
+        return descent(self.optimizer) if self.dp is None else None
+
+    def steps(self, examples: int) -> int:
+        """Steps of a training on so many examples, without `dp`."""
+        left_over = examples % self.batch_size == 1 < min(self.batch_size, examples)
+        return self.epochs * (-(-examples // self.batch_size) - left_over)
 
     def release(self) -> Event | None:
         """What one training releases about each record, or None where nothing protects it."""

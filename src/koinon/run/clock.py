@@ -15,6 +15,7 @@ from koinon.data.devices import Clock, Devices
 from koinon.data.population import Population
 from koinon.durable.history import Outcome
 from koinon.federation import Federation
+from koinon.learn.learner import Learner
 
 PATIENCE_S = 60.0
 """Seconds after which it is looked again for clients that are there, where there are too few."""
@@ -77,10 +78,9 @@ class Parts:
         learner, strategy = self.federation.learner, self.federation.strategy
         examples = self.population.size(client)
         examples = len(self.population[client].train) if examples is None else examples
-        passes: int = getattr(learner, "epochs", 1)
         layout, secure = self.federation.travelling, self.federation.scheme
         up = secure.most_bytes(layout.length) if secure is not None else strategy.codec.most(layout)
-        return self.devices(client).seconds(passes * examples, up, 4 * learner.layout.length)
+        return self.devices(client).seconds(_passes(learner) * examples, up, 4 * learner.layout.length)
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,12 @@ class InRounds:
         if end > last:
             return Missed("refused", f"late: it took {end:.1f} s, and the round was over after {last:.1f} s")
         return None
+
+
+def _passes(learner: Learner) -> int:
+    """How often a local training goes through the examples, of a learner or the one that it is around."""
+    within: Learner | None = getattr(learner, "within", None)
+    return int(getattr(learner, "epochs", 1)) if within is None else _passes(within)
 
 
 def dropped(chance: float, seed: int, number: int, client: ClientId) -> bool:

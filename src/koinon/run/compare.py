@@ -75,7 +75,7 @@ def compare(learner: Learner, models: Mapping[str, Vector], population: Populati
 
 def _measured(learner: Learner, model: Vector, population: Population, owners: list[ClientId]) -> list[Values]:
     """The metrics' values for each owner, then for all together."""
-    parts: list[Metrics] = [on_client(learner, model, population[owner]) for owner in owners]
+    parts: list[Metrics] = [on_client(learner, model, population[owner], {}) for owner in owners]
     return [values(part) for part in (*parts, merge(parts))]
 
 

@@ -15,7 +15,7 @@ from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
 from koinon.learn.learner import CohortLearner, Room
 from koinon.run.chunks import chunk_size, cut
-from koinon.run.work import ClientState, Local, packed, task_of, train
+from koinon.run.work import ClientState, Local, kept, packed, task_of, train
 from koinon.update.stage import Told
 
 
@@ -105,7 +105,7 @@ class InProcess:
         for client in clients:
             try:
                 data = self.population[client]
-                datas[client] = data, on_client(learner, model, data) if judged else {}
+                datas[client] = data, on_client(learner, model, data, kept(known[client])) if judged else {}
             except ClientFailed as failure:
                 made[client] = failure
         updates = learner.train_cohort(

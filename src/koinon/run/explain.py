@@ -9,6 +9,7 @@ from koinon.core.errors import PolicyRefused
 from koinon.durable.spending import Release
 from koinon.federation import Federation
 from koinon.learn.corrections import Remembering
+from koinon.learn.learner import Keeping
 from koinon.privacy.accountant import Guarantee
 from koinon.run import explain_sums
 from koinon.run.policy import Policy
@@ -124,6 +125,8 @@ def _disk(federation: Federation) -> str:
     if isinstance(strategy.correction, Remembering):
         held = sum(tensor.nbytes for tensor in strategy.correction.init(layout).values())
         kept += f", {held:,} bytes that local training remembers of earlier rounds"
+    if isinstance(federation.learner, Keeping) and federation.learner.keeps:
+        kept += f", {federation.learner.keeps:,} bytes that its learner keeps from round to round"
     return kept
 
 
@@ -191,6 +194,9 @@ def _server(federation: Federation, spent: Mapping[Place, Guarantee]) -> str:
     )
     if "server" in spent:
         return f"{seen}; nothing else of its data. Noise comes after the sum and does not protect from the server"
+    beside = sorted({slot.name.partition(".")[0] for slot in federation.learner.layout.slots if slot.beside})
+    if beside:
+        seen += f"; beside it its {', '.join(beside)}"
     seen += "; its number of examples, its training metrics"
     return f"{seen} and its metrics on held-out data" if federation.evaluation.federated else seen
 

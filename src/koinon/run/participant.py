@@ -54,7 +54,7 @@ from koinon.run.gauge import Gauge
 from koinon.run.inbox import Inbox
 from koinon.run.policy import Policy
 from koinon.run.seat import Mask, Seat, Worn
-from koinon.run.work import CODEC, LOCAL, linked, train
+from koinon.run.work import OF_A_ROUND, kept, linked, train
 from koinon.secure.shamir import Entropy
 from koinon.view.log import log
 from koinon.wire.identity import Identity
@@ -192,7 +192,7 @@ class Participant:
                     event = self._inbox.begin(effect)
                     out.extend([] if event is None else self.handle(event))
                 case TakeBack():
-                    self.journal.take_back(effect.round, (CODEC, LOCAL))
+                    self.journal.take_back(effect.round, OF_A_ROUND)
                 case Remember():
                     self.journal.remember(effect.round, effect.entry)
                 case TakePart() | Hear() | Contribute():
@@ -264,7 +264,8 @@ class Participant:
         """The metrics of the final model on this node's held-out data, where nodes are to tell any by themselves."""
         if not self.federation.evaluation.federated or self.federation.strategy.secure is not None:
             return {}
-        return on_client(self.federation.learner, self.journal.model(digest), self.data)
+        state = self.journal.state(before=max(self.state.journal, default=0) + 1) or {}
+        return on_client(self.federation.learner, self.journal.model(digest), self.data, kept(state))
 
     def _check_separation(self, round: int) -> None:
         """Raise PolicyRefused if this node took part too recently for the noise to cover it."""

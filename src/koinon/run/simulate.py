@@ -52,6 +52,7 @@ from koinon.run.work import (
     decision,
     draw,
     first_state,
+    kept,
     linked,
     suspicion,
 )
@@ -247,7 +248,8 @@ class _Simulation:
 
     def _final(self, client: ClientId) -> Evaluated:
         """What a client says of the final model."""
-        metrics = on_client(self.federation.learner, self.server.model, self.population[client])
+        own = kept(self._client_state(client))
+        metrics = on_client(self.federation.learner, self.server.model, self.population[client], own)
         return Evaluated(self.conversation.state.completed, client, metrics)
 
     def _restored(self) -> ServerState:

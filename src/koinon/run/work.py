@@ -30,6 +30,12 @@ CODEC = "codec."
 LOCAL = "local."
 """Prefix of what a client's correction remembers."""
 
+LEARNER = "learner."
+"""Prefix of what a client's learner keeps."""
+
+OF_A_ROUND = (CODEC, LOCAL, LEARNER)
+"""Prefixes of what goes back to what it was if the server refuses the round's update."""
+
 _LINK = "link"
 """Name of what a client knows of its link: bytes in a second, and the seconds of a round trip."""
 
@@ -118,15 +124,15 @@ def train(
 
     Args:
         noise: The client's own, of the whole run.
-        state: The client's after its last round: its stages', behind `codec.` its codec's and behind `local.` its
-            correction's. What is missing begins. By `linked`, what it knows of its link.
+        state: The client's after its last round: its stages', and behind `codec.`, `local.` and `learner.` its codec's, its
+            correction's and its learner's. What is missing begins. By `linked`, what it knows of its link.
         told: What the server told its stages for this round.
 
     Raises:
         ClientFailed: if training fails or anything that would be sent is not finite.
     """
     learner = federation.learner
-    metrics = on_client(learner, model, data) if federation.evaluation.federated else {}
+    metrics = on_client(learner, model, data, kept(state)) if federation.evaluation.federated else {}
     rng = generator(seed, "train", round, client)
     update = learner.train(model, data.train, task_of(federation, noise, round, client, state), rng)
     return packed(federation, seed, noise, round, client, update, metrics, state, told)
@@ -134,7 +140,13 @@ def train(
 
 def task_of(federation: Federation, noise: Noise, round: int, client: ClientId, state: ClientState) -> LocalTask:
     """What a round asks of a client's training; `noise` is the client's own, of the whole run."""
-    return LocalTask(round, _begun(federation, _of(LOCAL, state))[1], noise.of("train", round, client))
+    correction = _begun(federation, _of(LOCAL, state))[1]
+    return LocalTask(round, correction, noise.of("train", round, client), kept(state))
+
+
+def kept(state: ClientState) -> State:
+    """What a client's learner keeps, of all that the client does."""
+    return _of(LEARNER, state)
 
 
 def packed(
@@ -169,7 +181,7 @@ def packed(
         told,
     )
     memory = _of(CODEC, state)
-    stages: State = {name: state[name] for name in state if name != _LINK and not name.startswith((CODEC, LOCAL))}
+    stages: State = {name: state[name] for name in state if name != _LINK and not name.startswith(OF_A_ROUND)}
     stages, update = strategy.stages.on_client(stages or strategy.stages.init(learner.layout), update, context)
     if not (finite(update.delta) and finite(update.weight)):
         raise ClientFailed(f"the update of round {round} is not finite; lower the learning rate or clip it")
@@ -180,7 +192,7 @@ def packed(
         codec = fitted(strategy.codec, Link(*state[_LINK].tolist()) if _LINK in state else None)
         rng = generator(seed, "codec", round, client)
         memory, encoded = codec.encode(memory or codec.init(known.layout), update.delta, known, rng)
-    state = {**stages, **_under(CODEC, memory), **_under(LOCAL, local)}
+    state = {**stages, **_under(CODEC, memory), **_under(LOCAL, local), **_under(LEARNER, update.memory)}
     if federation.protections:
         return Local(encoded, float(update.weight), 1, {}, state)
     return Local(encoded, float(update.weight), int(update.examples), {**metrics, **update.metrics}, state)

@@ -9,13 +9,13 @@ from koinon.aggregate.mean import Mean
 from koinon.aggregate.reducer import Reducer
 from koinon.core.errors import AdmissionError
 from koinon.core.layout import Layout
-from koinon.core.types import Cohort, Spec, Update, Vector
+from koinon.core.types import Cohort, Vector
 from koinon.learn.corrections import Correction
 from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, Sampler
 from koinon.strategy.strategy import Strategy
 from koinon.update.codec import Codec, Float32
-from koinon.update.stage import Chain, Context, Stage, State, Told
+from koinon.update.stage import Chain, Context, OnServer, Stage, State
 
 
 def feddyn(
@@ -88,7 +88,7 @@ class _Pulled:
 
 
 @dataclass(frozen=True)
-class ServerMemory:
+class ServerMemory(OnServer):
     """The server's part of FedDyn, as the first stage: it comes last on the server.
 
     Running statistics in a model (BatchNorm's) are averaged and not remembered.
@@ -110,21 +110,9 @@ class ServerMemory:
         if not 0 < self.alpha < float("inf"):
             raise AdmissionError(f"FedDyn needs a positive finite alpha, not {self.alpha}; 0.001 to 0.1 is usual")
 
-    def admit(self, spec: Spec) -> Spec:
-        """Nothing changes on the client."""
-        return spec
-
     def init(self, layout: Layout) -> State:
         """The server's h: zeros."""
         return {"h": torch.zeros(layout.length)}
-
-    def tell(self, state: State) -> Told:
-        """Nothing."""
-        return {}
-
-    def on_client(self, state: State, update: Update, context: Context) -> tuple[State, Update]:
-        """Leave the update as it is; the memory is the server's alone."""
-        return {}, update
 
     def on_server(self, state: State, total: Vector, cohort: Cohort, context: Context) -> tuple[State, Vector]:
         """h - alpha · (|P| / m) · total, and total - h / alpha of the new h."""

@@ -13,6 +13,7 @@ from koinon.secure.secure_sum import SecureSum
 from koinon.server.optimizer import ServerOptimizer
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Sampler, Uniform
 from koinon.strategy.asynchrony import Asynchrony, check_asynchrony
+from koinon.strategy.method import Method
 from koinon.strategy.protection import check_noise, check_separation, expected_cohort, separation_of
 from koinon.strategy.summing import check_secure, fewest, needs_secure, seen, within
 from koinon.update.codec import Codec, Float32
@@ -34,6 +35,7 @@ class Strategy:
         server: How the aggregated update changes the model.
         correction: What is added to local gradients, which may follow from what a client remembers, or None.
         asynchrony: When the model changes where there are no rounds, and what is made of stale updates; None: in rounds.
+        method: What local training is made into, or None.
 
     Raises:
         AdmissionError: if the parts do not fit together.
@@ -49,6 +51,7 @@ class Strategy:
     downlink: Codec | None = None
     secure: SecureSum | None = None
     asynchrony: Asynchrony | None = None
+    method: Method | None = None
 
     def __post_init__(self) -> None:
         self.admit()
@@ -136,6 +139,8 @@ class Strategy:
                 f"{type(self.correction).__name__} remembers updates, and would add up the noise of every round; leave the noise "
                 "out, or take fedprox(), which remembers nothing"
             )
+        if self.method is not None:
+            self.method.fit(spec, self.codec, self.reducer)
         check_separation(self.stages, self.sample)
         if spec.tally is not None and (self.codec.claims.kept < 1 or self.codec.claims.variance > 0):
             raise AdmissionError(

@@ -99,6 +99,26 @@ class OnClient:
         return state, total
 
 
+class OnServer:
+    """Base of stages that have no state and leave a client's update as it is."""
+
+    def admit(self, spec: Spec) -> Spec:
+        """Nothing changes on the client."""
+        return spec
+
+    def init(self, layout: Layout) -> State:
+        """No state."""
+        return {}
+
+    def tell(self, state: State) -> Told:
+        """Nothing."""
+        return {}
+
+    def on_client(self, state: State, update: Update, context: Context) -> tuple[State, Update]:
+        """Leave the update as it is; the state is the server's alone."""
+        return {}, update
+
+
 @dataclass(frozen=True)
 class Chain:
     """Stages in the order in which a client applies them; itself a stage."""

@@ -118,7 +118,8 @@ def test_explain_tells_that_the_server_learns_losses():
     [
         ({"rate": 0.0}, "positive finite rate"),
         ({"stages": (kn.Weight(),)}, "leave Weight out"),
-        ({"stages": (kn.Clip(1.0),)}, "a clip or noise would change it"),
+        ({"stages": (kn.Clip(1.0),)}, "Clip would change the loss"),
+        ({"stages": (kn.Momentum(0.9),)}, "Momentum would change the loss"),
         ({"codec": kn.Quantize(8)}, "would lose the loss"),
     ],
 )

@@ -122,7 +122,8 @@ def test_explain_counts_the_number_beside_the_update():
     ("arguments", "cure"),
     [
         ({"mu": -1.0}, "mu >= 0"),
-        ({"stages": (kn.Clip(1.0),)}, "a clip or noise would change it"),
+        ({"stages": (kn.Clip(1.0),)}, "Clip would change the number of steps"),
+        ({"stages": (kn.Momentum(0.9),)}, "Momentum would change the number of steps"),
         ({"codec": kn.TopK(0.1)}, "would lose the number of steps"),
         ({"codec": kn.Quantize(8)}, "would lose the number of steps"),
         ({"reducer": kn.Median(), "stages": ()}, "leave reducer= out"),

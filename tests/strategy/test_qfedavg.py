@@ -95,7 +95,8 @@ def test_explain_counts_the_number_beside_the_update():
     ("arguments", "cure"),
     [
         ({"q": -1.0}, "finite q >= 0"),
-        ({"stages": (kn.Clip(1.0),)}, "a clip or noise would change it"),
+        ({"stages": (kn.Clip(1.0),)}, "Clip would change the step's curvature"),
+        ({"stages": (kn.Momentum(0.9),)}, "Momentum would change the step's curvature"),
         ({"codec": kn.TopK(0.1)}, "would lose the step's curvature"),
         ({"reducer": kn.Median()}, "leave reducer= out"),
     ],

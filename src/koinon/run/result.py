@@ -54,7 +54,7 @@ class Run:
 
     @cached_property
     def vector(self) -> Vector:
-        """The model after the last closed round, float32 `[D]`."""
+        """The model after the last closed round and what travels beside it, float32 `[D]`, as in `layout`."""
         path = self.path / "checkpoints" / f"round-{len(self.history):06d}.safetensors"
         return checkpoint.load(path).model
 

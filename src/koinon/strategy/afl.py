@@ -53,9 +53,9 @@ def afl(
 class Agnostic(OnServer, Plain):
     """A client's side: its loss goes beside its update."""
 
-    def fit(self, spec: Spec, codec: Codec, reducer: Reducer) -> None:
+    def fit(self, stages: Chain, spec: Spec, codec: Codec, reducer: Reducer) -> None:
         """The loss must arrive as it is, at the rule that reads it."""
-        fit_number("the loss", spec, codec)
+        fit_number("the loss", stages, codec)
         if not isinstance(reducer, WorstMixture):
             raise AdmissionError(
                 f"{type(reducer).__name__} does not read the losses beside updates; leave reducer= out"

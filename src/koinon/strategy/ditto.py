@@ -72,7 +72,7 @@ class PersonalModels:
         if not 0 <= self.lam < math.inf:
             raise AdmissionError(f"Ditto needs a finite lam >= 0, not {self.lam}; 0.01 to 2 is usual")
 
-    def fit(self, spec: Spec, codec: Codec, reducer: Reducer) -> None:
+    def fit(self, stages: Chain, spec: Spec, codec: Codec, reducer: Reducer) -> None:
         """Nothing travels beside the model."""
 
     def check(self, learner: Learner) -> None:

@@ -72,9 +72,9 @@ class NormalisedAveraging(OnServer, Plain):
     def __post_init__(self) -> None:
         Proximal(self.mu)
 
-    def fit(self, spec: Spec, codec: Codec, reducer: Reducer) -> None:
+    def fit(self, stages: Chain, spec: Spec, codec: Codec, reducer: Reducer) -> None:
         """The number of steps must arrive as it is."""
-        fit_number("the number of steps", spec, codec)
+        fit_number("the number of steps", stages, codec)
         fit_sum("the number of steps", reducer)
 
     def check(self, learner: Learner) -> None:

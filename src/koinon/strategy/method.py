@@ -24,6 +24,8 @@ from koinon.data.dataset import Dataset
 from koinon.learn.corrections import Memory
 from koinon.learn.learner import Learner, LocalTask, Stepping, judged
 from koinon.update.codec import Codec
+from koinon.update.stage import Chain, OnServer
+from koinon.update.weight import Weight
 
 Beside: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
 """Names and shapes of what travels beside the model; it begins with zeros."""
@@ -32,8 +34,15 @@ Beside: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
 class Method(Protocol):
     """What an algorithm makes of local training."""
 
-    def fit(self, spec: Spec, codec: Codec, reducer: Reducer) -> None:
-        """Raise AdmissionError, with the cure, if what travels does not survive its way; `spec` is of its end."""
+    def fit(self, stages: Chain, spec: Spec, codec: Codec, reducer: Reducer) -> None:
+        """Raise AdmissionError, with the cure, if what travels does not survive its way.
+
+        Args:
+            stages: Of the whole way.
+            spec: What is known of an update at its end.
+            codec: How it becomes bytes.
+            reducer: How many become one.
+        """
 
     def check(self, learner: Learner) -> None:
         """Raise AdmissionError, with the cure, if the learner cannot be trained so."""
@@ -147,16 +156,17 @@ def stepping(learner: Learner, name: str) -> tuple[Stepping, Descent]:
     return learner, learner.descent
 
 
-def fit_number(what: str, spec: Spec, codec: Codec) -> None:
+def fit_number(what: str, stages: Chain, codec: Codec) -> None:
     """Whether one number beside the model arrives exactly.
 
     Raises:
         AdmissionError: naming the cure.
     """
-    if spec.central_noise or spec.local_noise or spec.l2_bound is not None or spec.l1_bound is not None:
-        raise AdmissionError(
-            f"{what} travels beside the update, and a clip or noise would change it too; leave them out, or take fedavg()"
-        )
+    for stage in stages.stages:
+        if not isinstance(stage, Weight | OnServer):
+            raise AdmissionError(
+                f"{type(stage).__name__} would change {what}, which travels beside the update; leave it out, or take fedavg()"
+            )
     if codec.claims.kept < 1 or codec.claims.variance > 0:
         raise AdmissionError(
             f"{type(codec).__name__} would lose {what}, which travels beside the update; use Float32() or Zstd(Float32())"

@@ -69,9 +69,9 @@ class FairAveraging(OnServer, Plain):
         if not 0 <= self.q < math.inf:
             raise AdmissionError(f"q-FedAvg needs a finite q >= 0, not {self.q}; 0.1 to 5 is usual")
 
-    def fit(self, spec: Spec, codec: Codec, reducer: Reducer) -> None:
+    def fit(self, stages: Chain, spec: Spec, codec: Codec, reducer: Reducer) -> None:
         """The number must arrive as it is."""
-        fit_number("the step's curvature", spec, codec)
+        fit_number("the step's curvature", stages, codec)
         fit_sum("the step's curvature", reducer)
 
     def check(self, learner: Learner) -> None:

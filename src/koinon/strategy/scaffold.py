@@ -75,7 +75,7 @@ class ControlVariates(OnServer, Plain):
         if not 0 < self.rate < float("inf"):
             raise AdmissionError(f"SCAFFOLD needs a positive finite rate, not {self.rate}; 1 is usual")
 
-    def fit(self, spec: Spec, codec: Codec, reducer: Reducer) -> None:
+    def fit(self, stages: Chain, spec: Spec, codec: Codec, reducer: Reducer) -> None:
         """Noise would add up in the controls."""
         if spec.central_noise or spec.local_noise:
             raise AdmissionError(

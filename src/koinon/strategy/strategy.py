@@ -140,7 +140,7 @@ class Strategy:
                 "out, or take fedprox(), which remembers nothing"
             )
         if self.method is not None:
-            self.method.fit(spec, self.codec, self.reducer)
+            self.method.fit(self.stages, spec, self.codec, self.reducer)
         check_separation(self.stages, self.sample)
         if spec.tally is not None and (self.codec.claims.kept < 1 or self.codec.claims.variance > 0):
             raise AdmissionError(

@@ -8,7 +8,6 @@ from koinon.aggregate.rule import Rule
 from koinon.core.errors import PolicyRefused
 from koinon.durable.spending import Release
 from koinon.federation import Federation
-from koinon.learn.corrections import Remembering
 from koinon.learn.learner import Keeping
 from koinon.privacy.accountant import Guarantee
 from koinon.run import explain_sums
@@ -122,8 +121,8 @@ def _disk(federation: Federation) -> str:
     strategy, layout = federation.strategy, federation.learner.layout
     if strategy.codec.init(layout):
         kept += ", what its codec remembers of earlier updates"
-    if isinstance(strategy.correction, Remembering):
-        held = sum(tensor.nbytes for tensor in strategy.correction.init(layout).values())
+    if strategy.remembering is not None:
+        held = sum(tensor.nbytes for tensor in strategy.remembering.init(layout).values())
         kept += f", {held:,} bytes that local training remembers of earlier rounds"
     if isinstance(federation.learner, Keeping) and federation.learner.keeps:
         kept += f", {federation.learner.keeps:,} bytes that its learner keeps from round to round"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
@@ -16,7 +17,7 @@ from koinon.data.dataset import DataSet
 from koinon.durable.checkpoint import ServerState
 from koinon.evaluate.evaluation import on_client
 from koinon.federation import Federation
-from koinon.learn.corrections import Correction, Remembering
+from koinon.learn.corrections import Correction
 from koinon.learn.learner import LocalTask
 from koinon.update.codec import Codec, Encoded, Float32, InMemory, Shared, floats_as_bytes
 from koinon.update.fitted import Link, fitted
@@ -170,8 +171,8 @@ def packed(
     """
     learner, strategy = federation.learner, federation.strategy
     local: State = {}
-    if isinstance(strategy.correction, Remembering):
-        local = strategy.correction.end(_begun(federation, _of(LOCAL, state))[0], update.delta)
+    if strategy.remembering is not None:
+        local = strategy.remembering.end(_begun(federation, _of(LOCAL, state))[0], update.delta)
     context = Context(
         round,
         strategy.before,
@@ -200,11 +201,11 @@ def packed(
 
 def _begun(federation: Federation, memory: State) -> tuple[State, Correction | None]:
     """What a client remembers for its local training, begun if it is empty, and this round's correction."""
-    correction, layout = federation.strategy.correction, federation.learner.layout
-    if not isinstance(correction, Remembering):
-        return {}, correction
-    memory = memory or correction.init(layout)
-    return memory, correction.begin(memory, layout)
+    strategy, layout = federation.strategy, federation.learner.layout
+    if strategy.remembering is not None:
+        memory = memory or strategy.remembering.init(layout)
+        return memory, strategy.remembering.begin(memory, layout)
+    return {}, cast(Correction | None, strategy.correction)  # to ask what it is takes as long as all else here
 
 
 def _of(prefix: str, state: ClientState) -> State:

@@ -66,6 +66,11 @@ class Strategy:
         """What is known of an update after its last stage, if its client is honest."""
         return self.stages.admit(self.before)
 
+    @cached_property
+    def remembering(self) -> Remembering | None:
+        """The correction, if it follows from what a client remembers; every client of a round asks."""
+        return self.correction if isinstance(self.correction, Remembering) else None
+
     @property
     def secret_cohort(self) -> int | None:
         """How many are drawn on average, where privacy counts on nobody but the server knowing who; None elsewhere."""
@@ -134,7 +139,7 @@ class Strategy:
         check_noise(spec, self.reducer)
         if self.asynchrony is not None:
             check_asynchrony(self.asynchrony, spec, self.secure is not None, self.downlink is not None)
-        if isinstance(self.correction, Remembering) and (spec.central_noise or spec.local_noise):
+        if self.remembering is not None and (spec.central_noise or spec.local_noise):
             raise AdmissionError(
                 f"{type(self.correction).__name__} remembers updates, and would add up the noise of every round; leave the noise "
                 "out, or take fedprox(), which remembers nothing"

@@ -20,7 +20,7 @@ from koinon.run.up import Trial
 
 COMMANDS = [
     "new", "simulate", "up", "serve", "join", "explain", "enroll new", "enroll approve", "enroll token",
-    "enroll revoke", "enroll list", "runs list", "runs show", "runs resume", "runs verify", "runs export",
+    "enroll revoke", "enroll list", "runs list", "runs show", "runs resume", "runs compare", "runs verify", "runs export",
     "data list", "data show", "data partition", "ledger show", "ledger verify", "tune privacy", "tradeoff",
 ]  # fmt: skip
 RESULT = {"digest", "rounds", "metrics", "epsilon", "bytes_up", "bytes_down", "seconds", "path"}
@@ -167,6 +167,24 @@ def test_data(koinon):
     assert "cannot read missing.csv" in koinon("data", "show", "missing.csv").error(4)
     Path("ragged.csv").write_text("a,b\n1,2\n3\n")
     assert "ragged.csv, line 3: 1 cells" in koinon("data", "show", "ragged.csv").error(4)
+
+
+def test_runs_are_compared(koinon):
+    koinon("new", "app")
+    ids = [
+        koinon("simulate", "app/app.py", "--rounds", "2", "--seed", str(seed), "--json").result["id"] for seed in (0, 1)
+    ]
+    timed = koinon("simulate", "app/app.py", "--rounds", "3", "--devices", "silos", "--json").result["id"]
+    rows = koinon("runs", "compare", *ids, timed, "--plot", "runs.svg", "--by", "megabytes", "--json").result
+    assert [row["id"] for row in rows] == [*ids, timed]
+    assert [row["rounds"] for row in rows] == [2, 2, 3]
+    assert all(row["best accuracy"] >= row["accuracy"] > 0 for row in rows)
+    assert rows[0]["accuracy"] != rows[1]["accuracy"]
+    assert [("virtual seconds" in row) for row in rows] == [False, False, True]
+    assert "<svg" in Path("runs.svg").read_text()
+    shown = koinon("runs", "compare", *ids, "--metric", "loss").out
+    assert "best loss" in shown
+    assert "has no f1; it has accuracy, loss" in koinon("runs", "compare", *ids, "--metric", "f1").error(2)
 
 
 def test_a_partition_is_measured_and_drawn(koinon):

@@ -83,7 +83,7 @@ def show(summary: Mapping[str, object], as_json: bool) -> None:
         return
     width = max(map(len, summary), default=0)
     for name, value in summary.items():
-        print(f"{name:{width}}  {_text(value)}")
+        print(f"{name:{width}}  {text(value)}")
 
 
 def tell(line: str, as_json: bool, **result: object) -> None:
@@ -108,7 +108,8 @@ def address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
+    """A result for a person: numbers to four digits."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_text(item)}" for name, item in value.items()) or "none"
+        return ", ".join(f"{name} {text(item)}" for name, item in value.items()) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,5 +1,6 @@
 """Pictures for papers and slides, drawn by matplotlib where it is installed."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,21 @@ def save(figure: "Figure", path: Path) -> None:
         raise Unavailable(f"cannot write the picture {path}: {error.strerror}") from error
     except ValueError as error:
         raise Unavailable(f"cannot write {path} as a picture: {error}; name it .png, .svg or .pdf") from error
+
+
+def draw_curves(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path, across: str, up: str) -> None:
+    """Draw a line for each name.
+
+    Raises:
+        Unavailable: if matplotlib is not installed, or the file cannot be written.
+    """
+    figure, axes = blank()
+    for name, points in curves.items():
+        axes.plot([x for x, _ in points], [y for _, y in points], label=name)
+    axes.set(xlabel=across, ylabel=up)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save(figure, path)
 
 
 def draw_partition(found: "Heterogeneity", path: Path) -> None:

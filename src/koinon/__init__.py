@@ -34,6 +34,7 @@ from koinon.learn.torch import TorchLearner
 from koinon.privacy.budget import Budget
 from koinon.privacy.calibrate import Calibration, calibrate
 from koinon.run.attacked import Attacked
+from koinon.run.ray import OnRay
 from koinon.run.result import Run
 from koinon.run.simulate import simulate
 from koinon.secure.secure_sum import SecureSum
@@ -123,6 +124,7 @@ __all__ = [
     "NearestNeighborMixing",
     "Network",
     "NormClipping",
+    "OnRay",
     "Poisson",
     "PolicyRefused",
     "Population",

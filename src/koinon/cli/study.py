@@ -1,5 +1,6 @@
 """Commands that need no network: new, simulate, explain."""
 
+from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +12,18 @@ from rich.table import Column, Table
 from koinon.cli.options import RUNS, AppArgument, Json, NetworkOption, Rounds, Runs, Seed, encoded, load, show, tell
 from koinon.core.errors import AdmissionError
 from koinon.core.network import Network
+from koinon.run.engine import InProcess, MakeEngine
 from koinon.run.explain import explain as explanation_of
 from koinon.run.policy import Policy
+from koinon.run.ray import AppThere, OnRay
 from koinon.run.simulate import simulate as run_simulation
+
+
+class Where(StrEnum):
+    """Where simulated clients are trained."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 def new(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder to make.")], json: Json = False) -> None:
@@ -31,21 +41,32 @@ def simulate(
     clients: Annotated[int | None, typer.Option(help="Clients, instead of the app's number.")] = None,
     rounds: Rounds = None,
     seed: Seed = 0,
-    workers: Annotated[int, typer.Option(help="Processes that train clients.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that train clients: 1 by default, on Ray as many as it has room for.")
+    ] = None,
+    engine: Annotated[Where, typer.Option(help="On this machine, or by actors of the Ray cluster at RAY_ADDRESS.")] = (
+        Where.LOCAL
+    ),
+    num_cpus: Annotated[float, typer.Option(help="CPUs of each actor on Ray.")] = 1.0,
+    num_gpus: Annotated[float, typer.Option(help="GPUs of each actor on Ray.")] = 0.0,
     network: NetworkOption = None,
     faithful: Annotated[bool, typer.Option("--faithful", help="Secure sums with all of their cryptography.")] = False,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
-    """Run a federation in this process. Equal seeds give equal bits."""
+    """Run a federation on this machine, or on a Ray cluster. Equal seeds give equal bits."""
     loaded = load(app, rounds)
     population = loaded.clients(clients)
     between = None if network is None else Network.named(network)
+    make: MakeEngine = InProcess
+    if engine is Where.RAY:
+        make = OnRay(workers, num_cpus, num_gpus, AppThere(app, loaded, population, rounds, clients))
     run = run_simulation(
         loaded.federation,
         population,
         seed,
-        workers,
+        1 if engine is Where.RAY or workers is None else workers,
+        engine=make,
         runs=runs,
         name=app,
         clients=clients,

@@ -83,9 +83,8 @@ def test_the_bits_are_those_of_one_process_and_of_many(name, cluster, tmp_path, 
     made = RUNS[name]
     one = alone(made, tmp_path)
     ways = [alone(made, tmp_path, workers=workers) for workers in (2, 4)]
-    ways.append(simulate(made, tmp_path))
     monkeypatch.setattr(schedule, "HELD_BYTES", 1)
-    ways.append(simulate(made, tmp_path, engine=kn.OnRay(actors=1)))
+    ways.append(simulate(made, tmp_path))
     for run in ways:
         assert [record.digest for record in run.history] == [record.digest for record in one.history]
         assert [record.participants for record in run.history] == [record.participants for record in one.history]

@@ -37,6 +37,7 @@ from koinon.learn.torch import TorchLearner
 from koinon.privacy.budget import Budget
 from koinon.privacy.calibrate import Calibration, calibrate
 from koinon.run.attacked import Attacked
+from koinon.run.ray import OnRay
 from koinon.run.result import Run
 from koinon.run.simulate import simulate
 from koinon.secure.secure_sum import SecureSum
@@ -136,6 +137,7 @@ __all__ = [
     "NearestNeighborMixing",
     "Network",
     "NormClipping",
+    "OnRay",
     "Personal",
     "Poisson",
     "PolicyRefused",

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import pickle
 
 import pytest
 import torch
@@ -493,3 +494,13 @@ def test_the_training_loss_weighs_batches_by_their_examples():
     )
     update = train(of, of.initial(0), Samples(torch.zeros(5, 1), torch.tensor([1.0, 2, 3, 4, 5])))
     assert update.metrics["train_loss"] == Ratio(15.0, 5.0)
+
+
+@pytest.mark.parametrize("model", [mlp, batch_normed])
+def test_a_learner_that_was_serialised_trains_the_same(model):
+    given, data = learner(model), samples()
+    start = given.initial(0)
+    expected = train(given, start, data).delta
+    copied = pickle.loads(pickle.dumps(given))
+    assert torch.equal(train(copied, start, data).delta, expected)
+    assert torch.equal(train(given, start, data).delta, expected)

@@ -20,7 +20,7 @@ from torch import nn
 
 import koinon as kn
 from koinon.core.types import ClientId, Update
-from koinon.run import pool
+from koinon.run import pool, schedule
 from koinon.run.chunks import LARGEST, Chunk, chunks, costliest, cut
 from koinon.run.engine import InProcess
 from koinon.run.memory import Memory
@@ -74,8 +74,8 @@ RUNS = {
 def test_the_bits_do_not_depend_on_the_number_of_workers(name, tmp_path, monkeypatch):
     made, engine = RUNS[name]
     alone = simulate(made, tmp_path, 1, engine=engine)
-    for workers, held in ((2, 0), (4, pool.HELD_CHUNKS)):  # memory that is used again in the round, and that is not
-        monkeypatch.setattr(pool, "HELD_CHUNKS", held)
+    for workers, held in ((2, 0), (4, schedule.HELD_CHUNKS)):  # memory that is used again in the round, and that is not
+        monkeypatch.setattr(schedule, "HELD_CHUNKS", held)
         run = simulate(made, tmp_path, workers, engine=engine)
         assert [record.digest for record in run.history] == [record.digest for record in alone.history]
         assert [record.participants for record in run.history] == [record.participants for record in alone.history]
@@ -273,7 +273,7 @@ class Nothing:
 
 
 def test_more_results_than_may_wait_are_added_up_in_their_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "HELD_BYTES", 1)
+    monkeypatch.setattr(schedule, "HELD_BYTES", 1)
     order: list[ClientId] = []
 
     class Order(Quiet):

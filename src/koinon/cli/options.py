@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -72,8 +71,7 @@ def named(text: str, kinds: Mapping[str, Callable[..., Any]], called: str, examp
 
 def load(reference: str, rounds: int | None = None) -> App:
     """The app, with another number of rounds if one was given."""
-    app = load_app(reference)
-    return app if rounds is None else replace(app, federation=replace(app.federation, rounds=rounds))
+    return load_app(reference).lasting(rounds)
 
 
 def show(summary: Mapping[str, object], as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """Commands that need no network: new, simulate, explain."""
 
+from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +13,18 @@ from koinon.cli.options import RUNS, AppArgument, Json, NetworkOption, Rounds, R
 from koinon.core.errors import AdmissionError
 from koinon.core.network import Network
 from koinon.data.devices import FLEETS, Clock, devices_named
+from koinon.run.engine import InProcess, MakeEngine
 from koinon.run.explain import explain as explanation_of
 from koinon.run.policy import Policy
+from koinon.run.ray import AppThere, OnRay
 from koinon.run.simulate import simulate as run_simulation
+
+
+class Where(StrEnum):
+    """Where simulated clients are trained."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 def new(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder to make.")], json: Json = False) -> None:
@@ -32,7 +42,14 @@ def simulate(
     clients: Annotated[int | None, typer.Option(help="Clients, instead of the app's number.")] = None,
     rounds: Rounds = None,
     seed: Seed = 0,
-    workers: Annotated[int, typer.Option(help="Processes that train clients.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that train clients: 1 by default, on Ray as many as it has room for.")
+    ] = None,
+    engine: Annotated[Where, typer.Option(help="On this machine, or by actors of the Ray cluster at RAY_ADDRESS.")] = (
+        Where.LOCAL
+    ),
+    num_cpus: Annotated[float, typer.Option(help="CPUs of each actor on Ray.")] = 1.0,
+    num_gpus: Annotated[float, typer.Option(help="GPUs of each actor on Ray.")] = 0.0,
     network: NetworkOption = None,
     devices: Annotated[
         str | None,
@@ -46,15 +63,19 @@ def simulate(
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
-    """Run a federation in this process. Equal seeds give equal bits."""
+    """Run a federation on this machine, or on a Ray cluster. Equal seeds give equal bits."""
     loaded = load(app, rounds)
     population = loaded.clients(clients)
     between = None if network is None else Network.named(network)
+    make: MakeEngine = InProcess
+    if engine is Where.RAY:
+        make = OnRay(workers, num_cpus, num_gpus, AppThere(app, loaded, population, rounds, clients))
     run = run_simulation(
         loaded.federation,
         population,
         seed,
-        workers,
+        1 if engine is Where.RAY or workers is None else workers,
+        engine=make,
         runs=runs,
         name=app,
         clients=clients,

@@ -83,6 +83,11 @@ class Workspace:
             if not parameter.requires_grad
         ]
 
+    def __reduce__(self) -> tuple[type["Workspace"], tuple[nn.Module]]:
+        """A copy in another process is made anew, since no serialisation keeps which tensors share memory."""
+        self.load(self._flat.clone())
+        return Workspace, (self.module,)
+
     def load(self, vector: Vector) -> None:
         """Make the module the model `vector`; everything else is as it was when the workspace was made.
 

@@ -6,7 +6,7 @@ import re
 import secrets
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +34,10 @@ class App:
     federation: Federation
     population: Population | Callable[..., Population] | None = None
     data: Callable[[str], object] | None = None
+
+    def lasting(self, rounds: int | None) -> "App":
+        """The app with so many rounds, or with its own."""
+        return self if rounds is None else replace(self, federation=replace(self.federation, rounds=rounds))
 
     def clients(self, count: int | None = None) -> Population:
         """The simulated clients, `count` of them if the app lets one choose.

@@ -32,6 +32,16 @@ class Chunk:
     clients: tuple[ClientId, ...]
     cost: int
 
+    @property
+    def names(self) -> str:
+        """Its clients, for a message about one of them."""
+        return named(self.clients)
+
+
+def named(clients: Sequence[ClientId]) -> str:
+    """One of these clients, of whom only the chunk is known."""
+    return f"one of the clients {', '.join(clients)}" if len(clients) > 1 else f"client {clients[0]}"
+
 
 def chunk_size(cohort: int, length: int) -> int:
     """Clients in each chunk of a cohort of so many, of a model of `length`; the last chunk may have fewer."""

@@ -44,6 +44,7 @@ from koinon.run.engine import Engine, InProcess, MakeEngine, path_of
 from koinon.run.flights import Flights
 from koinon.run.gathered import Gathered, LandedGathered
 from koinon.run.pool import Pool
+from koinon.run.ray import OnRay
 from koinon.run.result import Run
 from koinon.run.secretly import gathered as gather
 from koinon.run.work import (
@@ -82,13 +83,14 @@ def simulate(
     clock: Clock | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Run a federation on this machine. Equal seeds give equal bits, however many workers.
+    """Run a federation on this machine, or on a Ray cluster. Equal seeds give equal bits, however many workers.
 
     Args:
         federation: What is trained.
         population: The clients.
         seed: Of everything that is drawn.
-        workers: Processes that train clients; with 1 it is this one, with more they are forked from it (Linux).
+        workers: Processes that train clients; with 1 it is this one, with more they are forked from it (Linux), or actors
+            where the engine is `OnRay`.
         runs: Folder of the runs' folders.
         name: What the run's id and its report call it: an app's file, for instance.
         clients: The number of clients that was asked for, to be recorded with the run.
@@ -107,7 +109,7 @@ def simulate(
         AdmissionError: if a run to be resumed is of another definition, seed or clock, there cannot be such workers, or an
             asynchronous federation is given no clock.
         ClientFailed: if every client of a round failed.
-        Unavailable: if worker processes die.
+        Unavailable: if worker processes die, or there is no Ray cluster.
     """
     make = _on(workers, engine)
     _check_population(federation, len(population.ids))
@@ -154,6 +156,8 @@ def _on(workers: int, engine: MakeEngine) -> MakeEngine:
         return engine
     if isinstance(engine, Attacked):
         return replace(engine, within=_on(workers, engine.within))
+    if isinstance(engine, OnRay):
+        return replace(engine, actors=workers)
     if engine is not InProcess:
         raise AdmissionError(f"this engine decides by itself where it trains; use workers=1, not {workers}")
     return partial(Pool, workers=workers)

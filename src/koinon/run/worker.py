@@ -1,4 +1,4 @@
-"""The life of one worker process, and what is said between it and the process that asks."""
+"""The life of one worker, and what is said between it and the process that asks."""
 
 import signal
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,16 @@ from multiprocessing.connection import Connection
 import msgspec
 import torch
 
+from koinon.core import errors
 from koinon.core.errors import ClientFailed, KoinonError
 from koinon.core.statistics import Statistic
-from koinon.core.types import ClientId
+from koinon.core.types import ClientId, Vector
 from koinon.data.population import Population
 from koinon.federation import Federation
+from koinon.run.chunks import named
 from koinon.run.engine import InProcess
-from koinon.run.memory import Memory, Place
-from koinon.run.work import Local
+from koinon.run.memory import Memory, Parcel, Place
+from koinon.run.work import ClientState, Local
 
 
 class Asked(msgspec.Struct, frozen=True, array_like=True):
@@ -63,6 +65,24 @@ class Result(msgspec.Struct, frozen=True, array_like=True):
     error: tuple[str, str] | None = None
 
 
+def written(memory: Memory | Parcel, states: Sequence[ClientState]) -> list[dict[str, Place]]:
+    """Write clients' states for a worker; where they are."""
+    places = iter(memory.write([tensor for state in states for tensor in state.values()]))
+    return [{name: next(places) for name in state} for state in states]
+
+
+def read(memory: Memory | Parcel, result: Result) -> list[Local | ClientFailed]:
+    """What a worker made of a chunk; its bytes stay in the memory."""
+    return [_local(memory, made) for made in result.made]
+
+
+def raised(kind: str, message: str) -> KoinonError:
+    """A worker's error, to be raised here."""
+    error = getattr(errors, kind, ClientFailed)
+    assert issubclass(error, KoinonError)
+    return error(message)
+
+
 def serve(
     connection: Connection,
     others: Sequence[Connection],
@@ -82,30 +102,36 @@ def serve(
     try:
         while True:
             asked = msgspec.msgpack.decode(connection.recv_bytes(), type=Asked)
-            connection.send_bytes(msgspec.msgpack.encode(_result(engine, asked, model, slots[asked.slot])))
+            vector, slot = model.tensor(asked.model), slots[asked.slot]
+            connection.send_bytes(msgspec.msgpack.encode(answer(engine, asked, vector, slot, slot)))
     except (EOFError, OSError):
         return
 
 
-def _result(engine: InProcess, asked: Asked, model: Memory, slot: Memory) -> Result:
-    states = [{name: slot.tensor(place).clone() for name, place in state.items()} for state in asked.states]
-    vector = model.tensor(asked.model)
+def answer(engine: InProcess, asked: Asked, model: Vector, states: Memory | Parcel, results: Memory | Parcel) -> Result:
+    """Train a chunk.
+
+    Args:
+        engine: What trains.
+        asked: The chunk.
+        model: The global model.
+        states: Where the clients' states are.
+        results: Where results go; may be where the states are.
+    """
+    held = [{name: states.tensor(place).clone() for name, place in state.items()} for state in asked.states]
     try:
-        made = list(engine.chunk(asked.round, asked.clients, vector, states, asked.told, slot.room))
+        made = list(engine.chunk(asked.round, asked.clients, model, held, asked.told, results.room))
     except KoinonError as error:
         return Result(asked.place, [], (type(error).__name__, str(error)))
     except Exception as error:
-        who = (
-            f"one of the clients {', '.join(asked.clients)}" if len(asked.clients) > 1 else f"client {asked.clients[0]}"
-        )
-        said = f"{who}, round {asked.round}: {type(error).__name__}: {error}; workers=1 shows where"
+        said = f"{named(asked.clients)}, round {asked.round}: {type(error).__name__}: {error}; workers=1 shows where"
         return Result(asked.place, [], (ClientFailed.__name__, said))
-    return Result(asked.place, _written(slot, made))
+    return Result(asked.place, _written(results, made))
 
 
-def _written(slot: Memory, made: Sequence[Local | ClientFailed]) -> list[Made | str]:
+def _written(memory: Memory | Parcel, made: Sequence[Local | ClientFailed]) -> list[Made | str]:
     locals = [each for each in made if isinstance(each, Local)]
-    places = iter(slot.write([item for local in locals for item in (local.encoded, *local.state.values())]))
+    places = iter(memory.write([item for local in locals for item in (local.encoded, *local.state.values())]))
     return [
         str(each)
         if isinstance(each, ClientFailed)
@@ -114,3 +140,10 @@ def _written(slot: Memory, made: Sequence[Local | ClientFailed]) -> list[Made | 
         )
         for each in made
     ]
+
+
+def _local(memory: Memory | Parcel, made: Made | str) -> Local | ClientFailed:
+    if isinstance(made, str):
+        return ClientFailed(made)
+    state = {name: memory.tensor(place).clone() for name, place in made.state.items()}
+    return Local(memory.bytes(made.encoded), made.weight, made.examples, made.metrics, state)

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.figures import Figure, table
 
 NAMES = (
-    "round_overhead", "upload", "memory", "longrun", "idle", "simulate", "dpsgd", "noise", "rules", "codecs",
+    "round_overhead", "upload", "memory", "longrun", "idle", "simulate", "on_ray", "dpsgd", "noise", "rules", "codecs",
     "encode_memory", "slow_network", "secure", "secure_round",
 )  # fmt: skip
 

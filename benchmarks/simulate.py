@@ -46,7 +46,7 @@ def _small(load: Workload) -> Workload:
     return replace(load, clients=10, cohort=min(load.cohort, 4), examples=min(load.examples, 100))
 
 
-def _in_turns(ways: Mapping[str, Rounds], turns: int, rounds: int) -> dict[str, float]:
+def in_turns(ways: Mapping[str, Rounds], turns: int, rounds: int) -> dict[str, float]:
     """Median seconds of each one's rounds; the first round of a turn warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _, (name, way) in itertools.product(range(turns), ways.items()):
@@ -62,7 +62,7 @@ def _against_the_loop(
         "loop": looped(load, samples, threads=2),
         "koinon": simulated(load, kn.Population.of(samples), folder, WORKERS),
     }
-    took = _in_turns(ways, turns, rounds)
+    took = in_turns(ways, turns, rounds)
     met = took["loop"] >= target * took["koinon"]
     what = f"{load.name}, a round of {load.cohort} of {load.clients:,} clients, {source}"
     return Figure(what, 1000 * took["koinon"], "ms", 1000 * took["loop"], f"< {1 / target:.2f}x", met)
@@ -75,7 +75,7 @@ def _beside_another(load: Workload, data: kn.Samples, folder: Path, turns: int, 
         "koinon": simulated(load, kn.Population.of(samples), folder, WORKERS),
     }
     with _burning():
-        took = _in_turns(ways, turns, rounds)
+        took = in_turns(ways, turns, rounds)
     what = f"{load.name}, while another process burns a core; the loop on one thread"
     met = took["koinon"] <= took["loop"]
     return Figure(what, 1000 * took["koinon"], "ms", 1000 * took["loop"], "< 1x", met)
@@ -146,7 +146,7 @@ def _populations(folder: Path, quick: bool) -> list[Figure]:
     load = replace(W1, clients=many, cohort=cohort)
     data, _ = images(quick)
     ways = {str(size): simulated(load, _drawn(data, size), folder, WORKERS) for size in (few, many)}
-    took = _in_turns(ways, 1 if quick else 3, 1 if quick else 2)
+    took = in_turns(ways, 1 if quick else 3, 1 if quick else 2)
     held = [_peak(_crowd, load, size, folder, quick) for size in (few, many)]
     baseline, time, memory = 1000 * took[str(few)], 1000 * took[str(many)], held[1]
     what = f"a round of {cohort:,} of {many:,} clients, against as many of {few:,}"

@@ -19,6 +19,7 @@ from torch import nn
 
 import koinon as kn
 from koinon.core.errors import Unavailable
+from koinon.run.engine import InProcess, MakeEngine
 from koinon.view.progress import Quiet
 
 RATE = 0.05
@@ -92,11 +93,14 @@ def shares(workload: Workload, data: kn.Samples) -> list[kn.Samples]:
     return [kn.Samples(data.inputs[first:last], data.targets[first:last]) for first, last in ends]
 
 
-def simulated(workload: Workload, population: kn.Population, folder: Path, workers: int) -> Rounds:
+def simulated(
+    workload: Workload, population: kn.Population, folder: Path, workers: int, engine: MakeEngine = InProcess
+) -> Rounds:
     """Koinon's rounds; each call is a run of its own, whose workers are made anew."""
 
     def rounds(count: int) -> list[float]:
-        run = kn.simulate(workload.federation(count), population, 0, workers, runs=folder / "runs", progress=Quiet())
+        made = workload.federation(count)
+        run = kn.simulate(made, population, 0, workers, runs=folder / "runs", engine=engine, progress=Quiet())
         return [record.seconds for record in run.history]
 
     return rounds

@@ -1,5 +1,6 @@
 """Populations: made from lists, names and functions; a million clients cost nothing until asked for."""
 
+import pickle
 import tracemalloc
 
 import pytest
@@ -50,6 +51,16 @@ def test_a_million_clients_cost_no_memory():
     finally:
         tracemalloc.stop()
     assert peak < 100_000
+
+
+def test_a_client_that_is_sent_takes_its_own_examples_along_and_nobody_elses():
+    inputs, targets = torch.randn(1000, 50), torch.arange(1000)
+    parts = [data.Samples(inputs[start : start + 10], targets[start : start + 10]) for start in range(0, 1000, 10)]
+    sent = pickle.dumps(data.Population.of(parts))
+    assert len(sent) < 2 * (inputs.nbytes + targets.nbytes), "not once for each of a hundred clients"
+    there = pickle.loads(sent)["7"].train
+    assert torch.equal(there.inputs, parts[7].inputs)
+    assert torch.equal(there.targets, parts[7].targets)
 
 
 def test_data_is_not_kept():

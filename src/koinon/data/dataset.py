@@ -55,6 +55,10 @@ class Samples:
                 f"{len(self.groups)} groups for {len(self.targets)} examples; name one group per example"
             )
 
+    def __reduce__(self) -> tuple[type["Samples"], tuple[torch.Tensor, torch.Tensor, tuple[str, ...] | None]]:
+        """In another process there are these examples alone, and not all that their tensors are views of."""
+        return Samples, (_alone(self.inputs), _alone(self.targets), self.groups)
+
     def __len__(self) -> int:
         return len(self.targets)
 
@@ -150,3 +154,8 @@ class DataSet:
         from koinon.data.population import split  # a population is made of data sets, so it imports this module
 
         return split(self, partition, clients, seed)
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in memory of its own."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

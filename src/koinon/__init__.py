@@ -37,6 +37,7 @@ from koinon.learn.torch import TorchLearner
 from koinon.privacy.budget import Budget
 from koinon.privacy.calibrate import Calibration, calibrate
 from koinon.run.attacked import Attacked
+from koinon.run.debugged import Debugged
 from koinon.run.ray import OnRay
 from koinon.run.result import Run
 from koinon.run.simulate import simulate
@@ -99,6 +100,7 @@ __all__ = [
     "Clock",
     "CorrelatedNoise",
     "DataSet",
+    "Debugged",
     "Device",
     "Dirichlet",
     "DnC",

@@ -13,11 +13,13 @@ from koinon.cli.options import RUNS, AppArgument, Json, NetworkOption, Rounds, R
 from koinon.core.errors import AdmissionError
 from koinon.core.network import Network
 from koinon.data.devices import FLEETS, Clock, devices_named
+from koinon.run.debugged import Debugged
 from koinon.run.engine import InProcess, MakeEngine
 from koinon.run.explain import explain as explanation_of
 from koinon.run.policy import Policy
 from koinon.run.ray import AppThere, OnRay
 from koinon.run.simulate import simulate as run_simulation
+from koinon.view.progress import PlainProgress
 
 
 class Where(StrEnum):
@@ -60,6 +62,7 @@ def simulate(
     deadline: Annotated[float | None, typer.Option(help="Virtual seconds after which a round closes.")] = None,
     over_select: Annotated[float, typer.Option(help="Share of a cohort that need not answer.")] = 0.0,
     faithful: Annotated[bool, typer.Option("--faithful", help="Secure sums with all of their cryptography.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Stop in pdb where a client fails; in this process.")] = False,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
@@ -70,6 +73,12 @@ def simulate(
     make: MakeEngine = InProcess
     if engine is Where.RAY:
         make = OnRay(workers, num_cpus, num_gpus, AppThere(app, loaded, population, rounds, clients))
+    if debug:
+        if engine is Where.RAY or (workers or 1) > 1:
+            raise AdmissionError(
+                "a debugger looks into this process only; leave --engine and --workers out with --debug"
+            )
+        make = Debugged()
     run = run_simulation(
         loaded.federation,
         population,
@@ -82,6 +91,7 @@ def simulate(
         network=between,
         faithful=faithful,
         clock=_clock(devices, deadline, over_select),
+        progress=PlainProgress() if debug else None,
     )
     show(run.summary(), json)
 

@@ -1,5 +1,6 @@
 """Virtual time: who is late, who lands when, and what an asynchronous server makes of it."""
 
+import dataclasses
 import functools
 import os
 import subprocess
@@ -281,6 +282,12 @@ def test_what_cannot_do_without_rounds_is_refused(tmp_path):
         simulate(kn.fedavg(), CLOCK, tmp_path, network=LIGHT)
     with pytest.raises(kn.AdmissionError, match="no clip bounds; take fedbuff"):
         kn.fedasync(3, stages=(kn.Clip(1.0), kn.GaussianNoise(1.0)))
+    with pytest.raises(kn.AdmissionError, match="use a clip of fixed norm"):
+        kn.fedbuff(3, stages=(kn.AdaptiveClip(1.0),))
+    with pytest.raises(kn.AdmissionError, match="leave secure= out"):
+        dataclasses.replace(kn.fedbuff(3), secure=kn.SecureSum(clip=1.0))
+    with pytest.raises(kn.AdmissionError, match="leave downlink= out"):
+        dataclasses.replace(kn.fedbuff(3), downlink=kn.Quantize(8))
     with pytest.raises(kn.AdmissionError, match=r"mixing=1.5"):
         kn.fedasync(3, mixing=1.5)
     for wrong in (lambda: kn.fedbuff(0), lambda: kn.fedbuff(1, 0), lambda: kn.fedbuff(exponent=-1.0)):

@@ -93,6 +93,10 @@ def check_asynchrony(asynchrony: Asynchrony, spec: Spec, secret: bool, encoded_d
         )
     if encoded_down:
         raise AdmissionError("clients begin from models of all ages and are sent whole ones; leave downlink= out")
+    if spec.tally is not None:
+        raise AdmissionError(
+            "what AdaptiveClip counts would be scaled down with stale updates; use a clip of fixed norm"
+        )
     if spec.central_noise and not asynchrony.shrinks:
         raise AdmissionError(
             f"{type(asynchrony).__name__} moves towards a client's model, which no clip bounds; take fedbuff(), whose updates keep "

@@ -124,6 +124,23 @@ def test_only_who_is_there_is_asked(tmp_path):
     assert asked == [["0", "1"], ["0", "1"], ["0", "2"], ["0", "2"]]
 
 
+def one_device(**more):
+    return kn.Trace(devices=(kn.Device(examples_per_s=EXAMPLES / 2, network=LIGHT, **more),))
+
+
+def test_a_round_opens_when_somebody_is_there(tmp_path):
+    clock = kn.Clock(devices=one_device(on_s=50.0, off_s=50.0, shift_s=60.0))
+    assert simulate(kn.fedavg(), clock, tmp_path, rounds=1, clients=3).clock_seconds == pytest.approx(62)
+
+
+def test_who_goes_in_a_round_is_out_of_it(tmp_path):
+    leaving = kn.Device(examples_per_s=EXAMPLES / 2, network=LIGHT, on_s=3.0, off_s=1.0, shift_s=2.0)
+    staying = kn.Device(examples_per_s=EXAMPLES / 2, network=LIGHT)
+    clock = kn.Clock(devices=kn.Trace(devices=(leaving, staying), names=("0", "1")))
+    run = simulate(kn.fedavg(), clock, tmp_path, rounds=1)
+    assert outcomes(run.history[0]) == {"0": "absent", "1": "accepted"}
+
+
 def test_nobody_is_waited_for_forever(tmp_path):
     away = kn.Device(examples_per_s=1.0, network=LIGHT, on_s=1.0, off_s=59.0, shift_s=1.5)
     with pytest.raises(kn.Unavailable, match="never in 30 days are 1 clients there"):
@@ -177,6 +194,25 @@ def test_who_drops_out_is_followed_by_another():
         step = schedule.round(number, list)
         assert len(step.cohort) == 4
         assert all(number - 1 - begun >= 0 for begun in step.begun.values())
+
+
+def test_who_drops_out_may_try_the_same_model_again():
+    """Four clients fill a buffer of four only if those that dropped out come back."""
+    schedule = flights(kn.fedbuff(4, 4).asynchrony, devices(*[1.0] * 4, dropout=0.5))
+    assert [len(schedule.round(number, list).cohort) for number in range(1, 11)] == [4] * 10
+
+
+def test_who_is_not_there_does_not_begin():
+    away = kn.Device(examples_per_s=EXAMPLES / 2, network=LIGHT, on_s=1.0, off_s=1e6, shift_s=2.0)
+    there = kn.Device(examples_per_s=EXAMPLES / 2, network=LIGHT)
+    schedule = flights(kn.fedbuff(1, 1).asynchrony, kn.Trace(devices=(away, there), names=("0", "1")))
+    closed = [schedule.round(number, list).closed_s for number in range(1, 21)]
+    assert closed == pytest.approx([2 * number for number in range(1, 21)])
+
+
+def test_a_step_that_never_comes_ends_the_run():
+    with pytest.raises(kn.Unavailable, match="no step in 30 days; clients' devices are off before their part is over"):
+        flights(kn.fedbuff(1, 2).asynchrony, one_device(on_s=1.0, off_s=3600.0)).round(1, list)
 
 
 def test_as_many_train_at_a_time_as_are_to():
@@ -265,9 +301,17 @@ def test_only_models_that_somebody_trains_from_are_kept(tmp_path):
 def test_what_clients_say_of_a_model_is_said_of_the_one_that_they_had(tmp_path):
     halves = {str(number): kn.DataSet(samples(number), samples(number + 50)) for number in range(3)}
     made = kn.Federation(learner(), kn.fedbuff(2, 3), 5)
-    run = kn.simulate(
-        made, kn.Population.of(halves), runs=tmp_path, clock=kn.Clock(devices=devices(1, 2.5, 10)), progress=Quiet()
-    )
+
+    class Watching(Quiet):
+        def __init__(self):
+            self.told = {}
+
+        def evaluated(self, round, values):
+            self.told[round] = values
+
+    watching, clock = Watching(), kn.Clock(devices=devices(1, 2.5, 10))
+    run = kn.simulate(made, kn.Population.of(halves), runs=tmp_path, clock=clock, progress=watching)
+    assert watching.told[3] == run.history[2].by_client["0"], "in the fourth step only client 0 had the third model"
     said = {record.round: sorted(record.by_client) for record in run.history}
     assert said == {1: ["0", "1"], 2: ["0", "1"], 3: ["0", "1"], 4: ["0"], 5: ["0", "1"]}
     assert "2" not in said[1] + said[2] + said[3], "it had the first model, which no round made"

@@ -36,6 +36,7 @@ from koinon.privacy.calibrate import Calibration, calibrate
 from koinon.run.attacked import Attacked
 from koinon.run.result import Run
 from koinon.run.simulate import simulate
+from koinon.secure.encrypted_sum import EncryptedSum
 from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform, Weighted
 from koinon.server.yogi import Yogi
@@ -91,6 +92,7 @@ __all__ = [
     "Dirichlet",
     "DnC",
     "Eden",
+    "EncryptedSum",
     "EqualDirichlet",
     "ErrorFeedback",
     "Evaluation",

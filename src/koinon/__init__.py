@@ -41,6 +41,7 @@ from koinon.run.debugged import Debugged
 from koinon.run.ray import OnRay
 from koinon.run.result import Run
 from koinon.run.simulate import simulate
+from koinon.secure.encrypted_sum import EncryptedSum
 from koinon.secure.secure_sum import SecureSum
 from koinon.server.sampling import Everyone, Poisson, RoundRobin, Uniform, Weighted
 from koinon.server.yogi import Yogi
@@ -106,6 +107,7 @@ __all__ = [
     "DnC",
     "EarlyStopping",
     "Eden",
+    "EncryptedSum",
     "EqualDirichlet",
     "ErrorFeedback",
     "Evaluation",

@@ -1,13 +1,19 @@
 """What happens to the two state machines of a secure sum, and what they ask for."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 from koinon.core.types import ClientId
 from koinon.secure.mask import Words
 from koinon.secure.messages import FromClient, FromServer
 from koinon.secure.opening import Opening
 from koinon.secure.ring import Ring
+
+MessageT = TypeVar("MessageT")
+"""What is said by one side, in the words of one kind of sum."""
+
+OpeningT = TypeVar("OpeningT")
+"""What tells how such a sum is read out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +31,10 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(Generic[MessageT]):
     """A message from the server."""
 
-    message: FromServer
+    message: MessageT
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +45,10 @@ class Contribute:
 
 
 @dataclass(frozen=True, slots=True)
-class Say:
+class Say(Generic[MessageT]):
     """Send to the server."""
 
-    message: FromClient
+    message: MessageT
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +59,16 @@ class Want:
     ring: Ring
 
 
-ClientEvent: TypeAlias = Begin | Heard | Contribute
-ClientEffect: TypeAlias = Say | Want
+ClientEvent: TypeAlias = Begin | Heard[FromServer] | Contribute
+ClientEffect: TypeAlias = Say[FromClient] | Want
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class Received(Generic[MessageT]):
     """A client said something."""
 
     client: ClientId
-    message: FromClient
+    message: MessageT
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +98,11 @@ class Elapsed:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(Generic[MessageT]):
     """Send to a client."""
 
     client: ClientId
-    message: FromServer
+    message: MessageT
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +114,10 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class Open(Generic[OpeningT]):
     """Add up the survivors' masked updates and take the leftover masks away."""
 
-    opening: Opening
+    opening: OpeningT
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,5 +136,5 @@ class Abort:
     reason: str
 
 
-ServerEvent: TypeAlias = Received | Stored | Returned | Elapsed
-ServerEffect: TypeAlias = Tell | Keep | Open | Refuse | Abort
+ServerEvent: TypeAlias = Received[FromClient] | Stored | Returned | Elapsed
+ServerEffect: TypeAlias = Tell[FromServer] | Keep | Open[Opening] | Refuse | Abort

@@ -1,22 +1,19 @@
 """A whole round in one process: every message and every key as on a network, or the same integers without them."""
 
-import math
 import os
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from koinon.core.errors import AdmissionError, ClientFailed, ProtocolViolation, Unavailable
-from koinon.core.noise import Noise
-from koinon.core.rng import generator
-from koinon.core.types import Vector, finite
-from koinon.secure import client, groups, server, two_servers
+from koinon.core.errors import AdmissionError, Unavailable
+from koinon.secure import client, groups, server
 from koinon.secure.cohort import Cohort
+from koinon.secure.encrypted.local import by_encryption, in_clear
+from koinon.secure.encrypted_sum import EncryptedSum
 from koinon.secure.events import (
     Abort,
     Begin,
@@ -32,9 +29,10 @@ from koinon.secure.events import (
     Tell,
     Want,
 )
-from koinon.secure.keys import KeyPair
+from koinon.secure.local_servers import by_one_server, by_two_servers
 from koinon.secure.mask import Words
 from koinon.secure.messages import Advert, Agreed, Entry, FromClient, Masked, Reveal, Shares, encode
+from koinon.secure.playing import ROUND, RUN, Drop, Group, Round, Scheme, Summed, Updates
 from koinon.secure.ring import Ring
 from koinon.secure.secret_shared import SecretShared
 from koinon.secure.secure_sum import SecureSum
@@ -42,150 +40,18 @@ from koinon.secure.shamir import Entropy
 from koinon.secure.unmasked import Opened
 
 Phase: TypeAlias = Literal["advertise", "share", "mask", "agree", "unmask"]
-Drop: TypeAlias = Mapping[str, Iterable[Hashable]]
-"""Who falls silent, by the first phase in which nothing comes from them any more."""
-
 PHASES: tuple[Phase, ...] = ("advertise", "share", "mask", "agree", "unmask")
 """A round's phases, in order; the updates of those who fall silent in the last two are in the sum."""
 
-_RUN, _ROUND = "local", 1
-
-
-@dataclass(frozen=True)
-class Group:
-    """What the server learns of one group.
-
-    Attributes:
-        sum: Of the survivors' weighted updates; float32 `[D]`.
-        survivors: Their ids.
-        weight: Sum of their weights.
-        tallies: Sums of what else was told.
-    """
-
-    sum: Vector
-    survivors: tuple[Hashable, ...]
-    weight: float
-    tallies: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Summed:
-    """What a round gives.
-
-    Attributes:
-        sum: Of the survivors' weighted updates; float32 `[D]`.
-        survivors: Their ids, as they were given, in the order of the updates.
-        weight: Sum of their weights.
-        tallies: Sums of what else was told.
-        ring: How updates were encoded; `sum` is within `len(survivors) * ring.resolution` of the exact sum.
-        groups: The same for each group that was opened; one if the scheme has no groups.
-        bytes_up: Most bytes that a survivor sent, in all messages of the round; 0 where there were no messages.
-    """
-
-    sum: Vector
-    survivors: tuple[Hashable, ...]
-    weight: float
-    tallies: tuple[float, ...]
-    ring: Ring
-    groups: tuple[Group, ...]
-    bytes_up: int = 0
-
-
-@dataclass(frozen=True)
-class _Round:
-    """Updates under the names that clients have here: their numbers, with zeros in front, so that text sorts as numbers."""
-
-    scheme: SecureSum | SecretShared
-    ids: Mapping[str, Hashable]
-    updates: Mapping[str, Vector]
-    weights: Mapping[str, float]
-    tallies: Mapping[str, Sequence[float]]
-    silent: Mapping[str, int]
-    seed: int
-
-    @classmethod
-    def of(
-        cls,
-        scheme: SecureSum | SecretShared,
-        updates: Mapping[Hashable, Vector] | Sequence[Vector] | torch.Tensor,
-        drop: Drop | None,
-        weights: Sequence[float] | None,
-        tallies: Sequence[Sequence[float]] | None,
-        seed: int,
-    ) -> "_Round":
-        ids = list(updates) if isinstance(updates, Mapping) else list(range(len(updates)))
-        vectors = [updates[id] for id in ids]  # type: ignore[index,call-overload]
-        if len({tuple(vector.shape) for vector in vectors}) > 1 or any(vector.ndim != 1 for vector in vectors):
-            raise AdmissionError("updates are vectors [D], all of one length")
-        scheme.admit(len(ids))
-        names = [f"{place:06d}" for place in range(len(ids))]
-        by_id = {_plain(id): name for id, name in zip(ids, names, strict=True)}
-        silent: dict[str, int] = {}
-        for phase, gone in (drop or {}).items():
-            phases = ("mask", "seed") if isinstance(scheme, SecretShared) else PHASES
-            if phase not in phases:
-                raise AdmissionError(f"a secure sum has no phase {phase!r}; clients fall silent in {', '.join(phases)}")
-            for id in gone:
-                if _plain(id) not in by_id:
-                    raise AdmissionError(f"{id!r} in drop is nobody's id; the updates are of {len(ids)} clients")
-                name = by_id[_plain(id)]
-                silent[name] = min(silent.get(name, len(phases)), phases.index(phase))
-        told = [1.0] * len(ids) if weights is None else [float(weight) for weight in weights]
-        counted = [()] * len(ids) if tallies is None else tallies
-        if any(not 0 <= weight <= scheme.max_weight for weight in told):
-            raise AdmissionError(f"weights lie from 0 to the scheme's max_weight={scheme.max_weight}")
-        return cls(
-            scheme,
-            dict(zip(names, ids, strict=True)),
-            {name: torch.as_tensor(vector, dtype=torch.float32) for name, vector in zip(names, vectors, strict=True)},
-            dict(zip(names, told, strict=True)),
-            dict(zip(names, counted, strict=True)),
-            silent,
-            seed,
-        )
-
-    @property
-    def length(self) -> int:
-        return len(next(iter(self.updates.values())))
-
-    def speaks(self, name: str, phase: str) -> bool:
-        return PHASES.index(phase) < self.silent.get(name, len(PHASES))
-
-    def sends(self, name: str, half: str) -> bool:
-        """Whether one of two servers hears of a client."""
-        return ("mask", "seed").index(half) < self.silent.get(name, 2)
-
-    def encoded(self, name: str, ring: Ring) -> Words:
-        vector, weight = self.updates[name], self.weights[name]
-        if not finite(vector):
-            raise ClientFailed(f"the update of {self.ids[name]} is not finite; nothing of it can enter a sum")
-        clipped = vector.clamp(-self.scheme.clip, self.scheme.clip)
-        rng = generator(self.seed, "secure rounding", _ROUND, name)
-        encoded = ring.encode(clipped if weight == 1 else clipped * weight, rng, (weight, *self.tallies[name]))
-        return ring.blur(encoded, Noise.seeded(self.seed).of("ring", _ROUND, name)) if ring.noise else encoded
-
-    def group(self, total: Words, ring: Ring, survivors: Sequence[str]) -> Group:
-        vector, (weight, *tallies) = ring.decode(total, len(survivors))
-        return Group(vector, tuple(self.ids[name] for name in survivors), weight, tuple(tallies))
-
-    def summed(self, found: Sequence[Group], survivors: Iterable[str], ring: Ring, bytes_up: int = 0) -> Summed:
-        """All groups together."""
-        vector = found[0].sum
-        if len(found) > 1:
-            vector = torch.stack([group.sum for group in found]).sum(0, dtype=torch.float64).to(torch.float32)
-        tallies = tuple(map(math.fsum, zip(*(group.tallies for group in found), strict=True)))
-        weight = math.fsum(group.weight for group in found)
-        ids = tuple(self.ids[name] for name in sorted(survivors))
-        return Summed(vector, ids, weight, tallies, ring, tuple(found), bytes_up)
-
 
 def run_locally(
-    scheme: SecureSum | SecretShared,
-    updates: Mapping[Hashable, Vector] | Sequence[Vector] | torch.Tensor,
+    scheme: Scheme,
+    updates: Updates,
     drop: Drop | None = None,
     *,
     weights: Sequence[float] | None = None,
     tallies: Sequence[Sequence[float]] | None = None,
+    mixing: Sequence[int] | None = None,
     seed: int = 0,
     entropy: Entropy = os.urandom,
 ) -> Summed:
@@ -196,9 +62,11 @@ def run_locally(
         updates: Finite float32 vectors `[D]`: by id, or a sequence or tensor `[n, D]` whose ids are 0, 1, ...
         drop: Who falls silent, e.g. `{"share": [3], "mask": [1, 4], "unmask": [0]}`: from that phase on nothing comes from
             them. There are "advertise" (keys), "share", "mask", "agree" (on the survivors) and "unmask"; by two servers
-            "mask" and, where only the first one hears of a client, "seed".
+            "mask" and, where only the first one hears of a client, "seed"; of an `EncryptedSum` "advertise", "deal" (the
+            round's key), "mask", "agree" and "open".
         weights: By update; 0 to the scheme's `max_weight`.
         tallies: By update, as many numbers as the scheme has tallies.
+        mixing: By update, the whole number that the server multiplies its ciphertext by; 1 to the `mixing` of an `EncryptedSum`.
         seed: Of the stochastic rounding.
         entropy: Source of keys and shares.
 
@@ -207,10 +75,12 @@ def run_locally(
         AdmissionError: if the scheme cannot work among so many clients, or the arguments do not fit.
         ClientFailed: if an update is not finite.
     """
-    played = _Round.of(scheme, updates, drop, weights, tallies, seed)
+    played = Round.of(scheme, updates, drop, weights, tallies, seed, mixing)
     if isinstance(scheme, SecretShared):
-        return _by_two_servers(scheme, played, entropy)
-    opened = faithful(scheme, played.length, _ROUND, list(played.ids), played.encoded, played.speaks, entropy)
+        return by_two_servers(scheme, played, entropy)
+    if isinstance(scheme, EncryptedSum):
+        return by_encryption(scheme, played, entropy)
+    opened = faithful(scheme, played.length, ROUND, list(played.ids), played.encoded, played.speaks, entropy)
     found = [played.group(each.total, each.ring, each.survivors) for each in opened.sums]
     survivors = [name for each in opened.sums for name in each.survivors]
     if not found:
@@ -254,15 +124,15 @@ def faithful(
     """
     identities = {name: Ed25519PrivateKey.from_private_bytes(entropy(32)) for name in names}
     trusted = {name: identity.public_key().public_bytes_raw() for name, identity in identities.items()}
-    host = server.Host(_RUN, trusted, scheme, length)
+    host = server.Host(RUN, trusted, scheme, length)
     parties = {
-        name: client.Party(_RUN, name, identity.sign, trusted, scheme, length) for name, identity in identities.items()
+        name: client.Party(RUN, name, identity.sign, trusted, scheme, length) for name, identity in identities.items()
     }
     states = dict.fromkeys(parties, client.ClientState())
     hall = groups.HallState(server.ServerState(number, tuple(parties)))
     sums: list[Opened] = []
     reasons: list[str] = []
-    mailbox: deque[Received] = deque()
+    mailbox: deque[Received[FromClient]] = deque()
     sent = dict.fromkeys(parties, 0)
     kept: dict[str, bytes] = {}
 
@@ -298,12 +168,13 @@ def faithful(
 
 
 def ideal(
-    scheme: SecureSum | SecretShared,
-    updates: Mapping[Hashable, Vector] | Sequence[Vector] | torch.Tensor,
+    scheme: Scheme,
+    updates: Updates,
     drop: Drop | None = None,
     *,
     weights: Sequence[float] | None = None,
     tallies: Sequence[Sequence[float]] | None = None,
+    mixing: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Summed:
     """The same integers as `run_locally` gives, without the cryptography: for simulation. Hides nothing.
@@ -320,9 +191,11 @@ def ideal(
         AdmissionError: if the scheme cannot work among so many clients, or the arguments do not fit.
         ClientFailed: if an update is not finite.
     """
-    played = _Round.of(scheme, updates, drop, weights, tallies, seed)
+    played = Round.of(scheme, updates, drop, weights, tallies, seed, mixing)
     if isinstance(scheme, SecretShared):
-        return _by_one_server(scheme, played)
+        return by_one_server(scheme, played)
+    if isinstance(scheme, EncryptedSum):
+        return in_clear(scheme, played)
     left = {phase: [name for name in played.ids if played.speaks(name, phase)] for phase in PHASES}
     try:
         scheme.admit(len(left["advertise"]))
@@ -333,7 +206,7 @@ def ideal(
     opened: list[Group] = []
     survivors: list[str] = []
     reasons: list[str] = []
-    cohorts = Cohort.groups(_RUN, _ROUND, scheme, played.length, entries)
+    cohorts = Cohort.groups(RUN, ROUND, scheme, played.length, entries)
     for cohort in cohorts:
         core = cohort.core(set(left["share"]) & cohort.members.keys())
         answers = [core & set(left[phase]) for phase in PHASES[2:]]
@@ -353,43 +226,6 @@ def ideal(
     return played.summed(opened, survivors, cohorts[0].ring)
 
 
-def _by_two_servers(scheme: SecretShared, played: _Round, entropy: Entropy) -> Summed:
-    """A round by two servers, every message and every key as on a network."""
-    ring = scheme.ring(len(played.ids), played.length)
-    identities = {name: Ed25519PrivateKey.from_private_bytes(entropy(32)) for name in played.ids}
-    trusted = {name: identity.public_key().public_bytes_raw() for name, identity in identities.items()}
-    own = KeyPair.of(entropy(32))
-    roles = two_servers.Roles(_RUN, trusted, own.public, ring, scheme.minimum)
-    first, second = two_servers.First(roles, _ROUND), two_servers.Second(roles, _ROUND, own)
-    sent = 0
-    for name, identity in identities.items():
-        halves = two_servers.contributed(roles, _ROUND, name, identity.sign, played.encoded(name, ring), entropy)
-        first = first.heard(name, halves[0]) if played.sends(name, "mask") else first
-        second = second.heard(name, halves[1]) if played.sends(name, "seed") else second
-        sent = max(sent, sum(len(encode(half)) for half in halves))
-    try:
-        second, names, masks = second.asked(first.proposal())
-    except ProtocolViolation as error:
-        raise Unavailable(f"no secure sum: {error}") from None
-    return played.summed([played.group(first.opened(names, masks), ring, names)], names, ring, sent)
-
-
-def _by_one_server(scheme: SecretShared, played: _Round) -> Summed:
-    """The same integers without the cryptography."""
-    ring, names = (
-        scheme.ring(len(played.ids), played.length),
-        sorted(name for name in played.ids if played.sends(name, "seed")),
-    )
-    if len(names) < scheme.minimum:
-        raise Unavailable(
-            f"no secure sum: both servers have {len(names)} clients' halves; the sum of fewer than {scheme.minimum} is not opened"
-        )
-    total = ring.zeros()
-    for name in names:
-        np.add(total, played.encoded(name, ring), out=total)
-    return played.summed([played.group(total, ring, names)], names, ring)
-
-
 def _phase(message: FromClient) -> Phase:
     match message:
         case Advert():
@@ -402,8 +238,3 @@ def _phase(message: FromClient) -> Phase:
             return "agree"
         case Reveal():
             return "unmask"
-
-
-def _plain(id: Hashable) -> Hashable:
-    """Ids as people write them: 3 and "3" are the same client."""
-    return str(id)

@@ -1,0 +1,1 @@
+"""A secure sum of encrypted updates: CKKS by TenSEAL, with keys that the server never has."""

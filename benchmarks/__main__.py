@@ -14,7 +14,7 @@ from benchmarks.figures import Figure, table
 
 NAMES = (
     "round_overhead", "upload", "memory", "longrun", "idle", "simulate", "on_ray", "dpsgd", "noise", "rules", "codecs",
-    "encode_memory", "slow_network", "secure", "secure_round",
+    "encode_memory", "slow_network", "secure", "secure_round", "encrypted",
 )  # fmt: skip
 
 

@@ -24,9 +24,6 @@ from koinon.secure.encrypted.parameters import (
 )
 
 _HEADER = 16
-_PLAIN = bytes.fromhex("5ea1100403000000")
-"""Of SEAL 4.3: magic number, length of the header, version, no compression."""
-
 _KEYS = (2, 1), (3, 1)
 _FLAGS = b"\x10\x07"
 """What TenSEAL may do by itself after a product, as it has them by default; there are no products."""
@@ -51,12 +48,14 @@ class Containers:
 
     Attributes:
         parameters: Of the encryption, in SEAL's bytes.
+        header: SEAL's own: a magic number, its length, the version; then comes how what follows is compressed.
         public: Before the coefficients of a public key.
         secret: The same of a secret key.
         ciphertext: The same of a ciphertext; its scale is the vector's.
     """
 
     parameters: bytes
+    header: bytes
     public: bytes
     secret: bytes
     ciphertext: bytes
@@ -68,9 +67,9 @@ class Containers:
             ProtocolViolation: if they are no key's.
         """
         parts = _field(1, self.parameters)
-        parts += _field(2, (b"" if public is None else _field(1, _sealed(self.public + public))) + _FLAGS)
+        parts += _field(2, (b"" if public is None else _field(1, self._sealed(self.public + public))) + _FLAGS)
         if secret is not None:
-            parts += _field(3, _field(1, _sealed(self.secret + secret)))
+            parts += _field(3, _field(1, self._sealed(self.secret + secret)))
         try:
             return tenseal().context_from(parts, n_threads=1)
         except (RuntimeError, ValueError) as error:
@@ -84,7 +83,7 @@ class Containers:
         """
         if len(block) != BLOCK_BYTES:
             raise ProtocolViolation(f"a ciphertext has {len(block)} bytes where {BLOCK_BYTES} were expected")
-        parts = _field(1, _number(SLOTS)) + _field(2, _sealed(self.ciphertext + block))
+        parts = _field(1, _number(SLOTS)) + _field(2, self._sealed(self.ciphertext + block))
         try:
             return tenseal().ckks_vector_from(context, parts + b"\x19" + struct.pack("<d", scale))
         except (RuntimeError, ValueError) as error:
@@ -94,6 +93,10 @@ class Containers:
         """The coefficients of a ciphertext."""
         inner = _inner(_part(vector.serialize(), 2))
         return inner[len(inner) - BLOCK_BYTES :]
+
+    def _sealed(self, inner: bytes) -> bytes:
+        """In SEAL's container, not compressed."""
+        return self.header + bytes(3) + struct.pack("<Q", _HEADER + len(inner)) + inner
 
 
 @cache
@@ -106,8 +109,10 @@ def containers(scale: float) -> Containers:
     library, context = tenseal(), fresh()
     public, secret = (_inner(_part(_saved(context, place), *path)) for place, path in enumerate(_KEYS))
     vector = library.ckks_vector(context, [0.0] * SLOTS, scale).serialize()
+    parameters = _part(_saved(context, 0), 1)
     return Containers(
-        _part(_saved(context, 0), 1),
+        parameters,
+        parameters[:5],
         public[: len(public) - PUBLIC_BYTES],
         secret[: len(secret) - SECRET_BYTES],
         _inner(_part(vector, 2))[:-BLOCK_BYTES],
@@ -137,11 +142,6 @@ def _saved(context: Any, key: int) -> bytes:
         save_public_key=key == 0, save_secret_key=key == 1, save_galois_keys=False, save_relin_keys=False
     )
     return saved
-
-
-def _sealed(inner: bytes) -> bytes:
-    """In SEAL's container, not compressed."""
-    return _PLAIN + struct.pack("<Q", _HEADER + len(inner)) + inner
 
 
 def _inner(sealed: bytes) -> bytes:

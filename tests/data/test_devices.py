@@ -71,6 +71,7 @@ def test_a_trace_may_say_whose_each_device_is(tmp_path):
         (HEADER, "ten,1,2,30", "line 2: expected `float`"),
         (HEADER, "inf,1,2,30", "line 2: a device needs finite speed"),
         (f"{HEADER},dropuot", "1,1,2,30,0", "line 2: there is no column dropuot; columns are client, .*dropout"),
+        (HEADER, "1,1,2,30,5", "line 2: more cells than columns"),
         ("examples_per_s,up_mbit", "1,1", "line 2: object missing required field `down_mbit`"),
         (HEADER, "", "a trace needs a device at least"),
     ],

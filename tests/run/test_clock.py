@@ -100,6 +100,20 @@ def test_over_selection_closes_without_the_slowest(tmp_path):
     assert run.clock_seconds == pytest.approx(3)
 
 
+def test_a_round_waits_for_as_many_as_its_rule_needs(tmp_path):
+    strategy = kn.fedavg(reducer=kn.TrimmedMean(1), stages=())
+    run = simulate(strategy, kn.Clock(devices=devices(1, 9, 2, 3), over_selection=3.0), tmp_path, rounds=1)
+    assert outcomes(run.history[0]) == {"0": "accepted", "1": "refused", "2": "accepted", "3": "accepted"}
+
+
+def test_who_was_drawn_in_secret_counts(tmp_path):
+    strategy = kn.fedavg(sample=kn.Poisson(1.0), stages=(kn.Clip(1.0), kn.GaussianNoise(1.0, cohort=4)))
+    run = simulate(strategy, kn.Clock(devices=devices(1, 9, 2, 3), over_selection=1.0), tmp_path, rounds=1)
+    assert set(outcomes(run.history[0]).values()) == {"accepted"}, (
+        "as on a network, where over-selection then means nothing"
+    )
+
+
 def test_a_round_in_which_nobody_is_in_time_ends_the_run_with_the_reason(tmp_path):
     with pytest.raises(kn.ClientFailed, match=r"late: it took 4\.0 s, and the round was over after 0\.5 s"):
         simulate(kn.fedavg(), kn.Clock(devices=devices(4, 5), deadline_s=0.5), tmp_path)
@@ -324,6 +338,9 @@ def test_what_cannot_do_without_rounds_is_refused(tmp_path):
         )
     with pytest.raises(kn.AdmissionError, match="networks of their own; leave network="):
         simulate(kn.fedavg(), CLOCK, tmp_path, network=LIGHT)
+    with pytest.raises(kn.AdmissionError, match="never fill a buffer of 13"):
+        simulate(kn.fedbuff(13, 14), CLOCK, tmp_path)
+    assert not list(tmp_path.iterdir()), "what is refused leaves no run behind"
     with pytest.raises(kn.AdmissionError, match="no clip bounds; take fedbuff"):
         kn.fedasync(3, stages=(kn.Clip(1.0), kn.GaussianNoise(1.0)))
     with pytest.raises(kn.AdmissionError, match="use a clip of fixed norm"):

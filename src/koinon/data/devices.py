@@ -186,7 +186,8 @@ class Clock(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         devices: Each client's device.
         deadline_s: Seconds after which a round closes with the updates that are in; None: it waits for everybody.
-        over_selection: Share of the cohort that need not answer, >= 0: with 0.2, a cohort of 12 closes at 10 updates.
+        over_selection: Share of the cohort that need not answer, >= 0: with 0.2, a cohort of 12 closes at 10 updates. It means
+            nothing where privacy counts on nobody knowing who takes part (`Poisson` and noise by the server).
     """
 
     devices: Devices
@@ -222,6 +223,8 @@ def _places(names: tuple[ClientId, ...]) -> Mapping[ClientId, int]:
 def _device(path: Path, line: int, row: Mapping[str | None, str | None]) -> Device:
     own = {field.encode_name for field in msgspec.structs.fields(Device)} - {"network"}
     linked = {field.encode_name for field in msgspec.structs.fields(Network)}
+    if None in row:
+        raise AdmissionError(f"{path}, line {line}: more cells than columns")
     given = {name: text for name, text in row.items() if text not in (None, "") and name != "client"}
     if unknown := sorted(str(name) for name in given if name not in own | linked):
         raise AdmissionError(

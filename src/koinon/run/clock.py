@@ -13,7 +13,7 @@ from koinon.core.rng import generator
 from koinon.core.types import ClientId
 from koinon.data.devices import Clock, Devices
 from koinon.data.population import Population
-from koinon.durable.history import Outcome
+from koinon.durable.history import Outcome, RoundRecord
 from koinon.federation import Federation
 from koinon.learn.learner import Learner
 
@@ -57,6 +57,9 @@ class Timed:
 class Pace(Protocol):
     """Who takes part when; asked for each round once, in order."""
 
+    def resume(self, closed: Sequence[RoundRecord]) -> None:
+        """Go on after these rounds, all from the first."""
+
     def round(self, number: int, draw: Draw) -> Timed:
         """The round of this number, from 1."""
 
@@ -89,6 +92,9 @@ class Timeless:
 
     ids: Sequence[ClientId]
 
+    def resume(self, closed: Sequence[RoundRecord]) -> None:
+        """There is nothing to remember."""
+
     def round(self, number: int, draw: Draw) -> Timed:
         """All candidates are there."""
         return Timed(draw(self.ids))
@@ -102,15 +108,16 @@ class InRounds:
         clock: The clock.
         parts: How long each client's part takes.
         seed: Of the dropouts.
-        least: Clients without whom no round opens.
-        now: When the next round opens.
     """
 
     clock: Clock
     parts: Parts
     seed: int
-    least: int
-    now: float = 0.0
+    now: float = field(default=0.0, init=False)
+
+    def resume(self, closed: Sequence[RoundRecord]) -> None:
+        """The next round opens when the last one closed."""
+        self.now = (closed[-1].clock_s if closed else None) or 0.0
 
     def round(self, number: int, draw: Draw) -> Timed:
         """A round that opens now, and closes when the last update that it needs is in.
@@ -120,7 +127,7 @@ class InRounds:
         opened, cohort = self._opened(draw)
         ends = {client: self.parts.seconds(client) for client in cohort}
         answering = {client: end for client, end in ends.items() if self._answers(number, client, opened, end)}
-        wanted = math.ceil(len(cohort) / (1 + self.clock.over_selection) - 1e-9)
+        wanted = max(self._least, math.ceil(len(cohort) / (1 + self._over_selection) - 1e-9))
         in_order = sorted(answering.values())
         last = in_order[wanted - 1] if 0 < wanted <= len(in_order) else max(ends.values(), default=0.0)
         last = min(last, math.inf if self.clock.deadline_s is None else self.clock.deadline_s)
@@ -137,12 +144,22 @@ class InRounds:
         at = self.now
         while at - self.now < LONGEST_WAIT_S:
             present = [client for client in ids if devices(client).stays(at)]
-            if len(present) >= max(self.least, 1):
+            if len(present) >= self._least:
                 return at, draw(present)
             at += PATIENCE_S
         raise Unavailable(
-            f"never in {LONGEST_WAIT_S / 86_400:.0f} days are {self.least} clients there at a time; see their devices"
+            f"never in {LONGEST_WAIT_S / 86_400:.0f} days are {self._least} clients there at a time; see their devices"
         )
+
+    @property
+    def _least(self) -> int:
+        """Clients without whom no round can be added up."""
+        return max(1, self.parts.federation.strategy.least)
+
+    @property
+    def _over_selection(self) -> float:
+        """None where privacy counts on nobody knowing who takes part: there as on a network, everybody who was drawn counts."""
+        return 0.0 if self.parts.federation.strategy.secret_cohort is not None else self.clock.over_selection
 
     def _answers(self, number: int, client: ClientId, at: float, seconds: float) -> bool:
         device = self.clock.devices(client)

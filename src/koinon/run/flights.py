@@ -9,6 +9,7 @@ import torch
 from koinon.core.errors import AdmissionError, Unavailable
 from koinon.core.rng import generator
 from koinon.core.types import ClientId, canonical
+from koinon.durable.history import RoundRecord
 from koinon.run.clock import LONGEST_WAIT_S, PATIENCE_S, Draw, Parts, Timed, dropped
 from koinon.strategy.asynchrony import Asynchrony
 
@@ -55,6 +56,11 @@ class Flights:
         self._flying: list[_Flight] = []
         self._busy: set[ClientId] = set()  # who trains, or has landed since the model last changed
         self._fill()
+
+    def resume(self, closed: Sequence[RoundRecord]) -> None:
+        """Go through the steps that were made, without the training."""
+        for record in closed:
+            self.round(record.round, list)
 
     def round(self, number: int, draw: Draw) -> Timed:
         """The clients that land in this step, whoever `draw` would have chosen.

@@ -22,7 +22,9 @@ from koinon.run import explain_sums
 from koinon.run.allocator import give_back, hold_on
 from koinon.run.app import new_run_id
 from koinon.run.attacked import Attacked
+from koinon.run.clock import InRounds, Pace, Parts, Timeless
 from koinon.run.engine import InProcess, MakeEngine
+from koinon.run.flights import Flights
 from koinon.run.pool import Pool
 from koinon.run.ray import OnRay
 from koinon.run.result import Run
@@ -79,7 +81,7 @@ def simulate(
     make = _on(workers, engine)
     _check_population(federation, len(population.ids))
     layout = federation.learner.layout
-    info = RunInfo(
+    asked = RunInfo(
         id=resume or new_run_id(name),
         app=name,
         definition=federation.digest,
@@ -95,16 +97,14 @@ def simulate(
         network=network if isinstance(network, Network) else None,
         clock=clock,
     )
-    folder = Path(runs) / info.id
-    if resume is not None and not (folder / "run.db").exists():
-        raise Unavailable(f"there is no run {resume} in {runs}; `koinon runs list` shows those there are")
+    folder = Path(runs) / asked.id
+    info = asked if resume is None else _agreed(_stored(folder), asked)
+    between, pace = _networks(network or info.network, info.clock), _pace(federation, population, info)
     hold_on()
     with closing(make(federation, population, seed)) as trainer, closing(Store(folder)) as store:
-        info = _agreed(store.info(), info)
-        progress = progress or progress_for()
+        progress, secret = progress or progress_for(), noise or Noise.seeded(seed)
         with progress.following(info), one_thread():  # a second would wait by spinning, on a core that workers want
-            between, secret = _networks(network or info.network, info.clock), noise or Noise.seeded(seed)
-            Simulation(federation, population, info, store, trainer, between, secret, faithful, progress).go()
+            Simulation(federation, population, info, store, trainer, between, pace, secret, faithful, progress).go()
         give_back()
         return Run.read(store, layout).publish()
 
@@ -137,9 +137,40 @@ def _check_population(federation: Federation, clients: int) -> None:
         raise AdmissionError(fault)
 
 
-def _agreed(stored: RunInfo | None, asked: RunInfo) -> RunInfo:
-    if stored is None:
-        return asked
+def _stored(folder: Path) -> RunInfo:
+    """The run in a folder.
+
+    Raises:
+        Unavailable: if there is none.
+    """
+    if (folder / "run.db").exists():
+        with closing(Store(folder)) as store:
+            if (info := store.info()) is not None:
+                return info
+    raise Unavailable(f"there is no run {folder.name} in {folder.parent}; `koinon runs list` shows those there are")
+
+
+def _pace(federation: Federation, population: Population, info: RunInfo) -> Pace:
+    """Who takes part when.
+
+    Raises:
+        AdmissionError: if the federation is asynchronous, and there is no clock or there are too few clients.
+    """
+    clock, asynchrony = info.clock, federation.strategy.asynchrony
+    if clock is None:
+        if asynchrony is not None:
+            raise AdmissionError("clients that land when they are done need a clock; give clock=kn.Clock(devices=…)")
+        return Timeless(population.ids)
+    parts = Parts(federation, population, clock.devices)
+    return InRounds(clock, parts, info.seed) if asynchrony is None else Flights(asynchrony, parts, info.seed)
+
+
+def _agreed(stored: RunInfo, asked: RunInfo) -> RunInfo:
+    """The stored run, if it is the one that was asked for.
+
+    Raises:
+        AdmissionError: if it is another.
+    """
     if (stored.definition, stored.seed) != (asked.definition, asked.seed):
         raise AdmissionError(
             f"run {stored.id} has definition {stored.definition[:12]} and seed {stored.seed}, not "

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from koinon.core.errors import AdmissionError, ClientFailed
+from koinon.core.errors import ClientFailed
 from koinon.core.network import Network
 from koinon.core.noise import Noise
 from koinon.core.statistics import values
@@ -26,10 +26,9 @@ from koinon.protocol.events import (
 )
 from koinon.protocol.messages import Blob
 from koinon.protocol.state import Terms
-from koinon.run.clock import InRounds, Missed, Pace, Parts, Timed, Timeless
+from koinon.run.clock import Missed, Pace, Timed
 from koinon.run.conversation import Conversation
 from koinon.run.engine import Engine, path_of
-from koinon.run.flights import Flights
 from koinon.run.gathered import Gathered, LandedGathered
 from koinon.run.secretly import gathered as gather
 from koinon.run.work import (
@@ -60,12 +59,10 @@ class Simulation:
         store: Its durable record.
         engine: What trains the clients.
         network: Each client's, or None.
+        pace: Who takes part when; it has not begun.
         noise: The server's, of the whole run.
         faithful: Whether secure sums are made with all of their cryptography.
         progress: Told what happens.
-
-    Raises:
-        AdmissionError: if the federation is asynchronous, and the run has no clock.
     """
 
     def __init__(
@@ -76,6 +73,7 @@ class Simulation:
         store: Store,
         engine: Engine,
         network: Callable[[ClientId], Network | None],
+        pace: Pace,
         noise: Noise,
         faithful: bool,
         progress: Progress,
@@ -91,7 +89,8 @@ class Simulation:
         self.progress = progress
         self.path = ""
         self.server = self._restored()
-        self.pace, self.timed = self._paced(), Timed([])
+        self.pace, self.timed = pace, Timed([])
+        pace.resume(store.history())
         model = Blob(checkpoint.digest(self.server.model), 4 * info.parameters)
         self.course = store.course(federation.evaluation, info.rounds)
         rounds = store.completed() if self.course.enough() else info.rounds
@@ -100,9 +99,8 @@ class Simulation:
 
     def go(self) -> None:
         """Run the rounds that are left."""
-        if (
-            self.conversation.state.status == "finished" and self.info.status == "running"
-        ):  # cut just before it was said
+        if self.conversation.state.status == "finished" and self.info.status == "running":
+            # It was cut when its last round was durable, and that this was the last one was not.
             self.store.persist(RunEnded("finished", self.course.enough()))
         cohort: Sequence[ClientId] = ()
         effects = self.conversation.step(Tick(0.0))
@@ -126,25 +124,6 @@ class Simulation:
         checkpoint.save(self.store.checkpoint(0), first)
         self.store.begin(self.info)
         return first
-
-    def _paced(self) -> Pace:
-        """Who takes part when, as far as the run has come."""
-        clock, asynchrony, seed = self.info.clock, self.federation.strategy.asynchrony, self.info.seed
-        if clock is None:
-            if asynchrony is not None:
-                raise AdmissionError(
-                    "clients that land when they are done need a clock; give clock=kn.Clock(devices=…)"
-                )
-            return Timeless(self.population.ids)
-        parts = Parts(self.federation, self.population, clock.devices)
-        if asynchrony is None:
-            history = self.store.history()
-            now = (history[-1].clock_s if history else None) or 0.0
-            return InRounds(clock, parts, seed, self.federation.strategy.least, now)
-        flights = Flights(asynchrony, parts, seed)
-        for done in range(self.store.completed()):
-            flights.round(done + 1, list)
-        return flights
 
     def _draw(self, round: int, present: Mapping[ClientId, int]) -> list[ClientId]:
         """The cohort, from the whole population: simulated clients are here when they are asked."""

@@ -67,10 +67,11 @@ class Federation:
             self._check_noise()
         if self.scheme is not None:
             self.scheme.admit(int(self.strategy.promised.cohort or self.strategy.least))
-        stop, told = self.evaluation.stop, getattr(self.learner, "statistics", None)
-        if stop is not None and told is not None and stop.metric not in told:
-            names = ", ".join(sorted(of_evaluation(told)))
-            raise AdmissionError(f"early stopping looks at {stop.metric}, and the learner measures {names}")
+        stop, told = self.evaluation.stop, of_evaluation(getattr(self.learner, "statistics", {}))
+        if stop is not None and told and stop.metric not in told:
+            raise AdmissionError(
+                f"early stopping looks at {stop.metric}, and the learner measures {', '.join(sorted(told))}"
+            )
         if self.budget is not None and self._affordable(1) < 1:
             raise AdmissionError(
                 f"one round exceeds the budget of epsilon {self.budget.epsilon:g}; add noise, sample fewer clients, or "

@@ -60,6 +60,8 @@ def test_what_cannot_stop_is_refused():
         kn.Evaluation(stop=kn.EarlyStopping("accuracy"))
     with pytest.raises(kn.AdmissionError, match="looks at accuracy, and the learner measures loss"):
         federation(kn.EarlyStopping("accuracy"), metrics=())
+    with pytest.raises(kn.AdmissionError, match="looks at train_loss, and the learner measures accuracy, loss"):
+        federation(kn.EarlyStopping("train_loss"))
     with pytest.raises(kn.AdmissionError, match="looks at f1, and the server measures loss"):
         kn.EarlyStopping("f1").enough(course(1.0, metric="loss"))
 

@@ -349,6 +349,8 @@ def test_what_cannot_do_without_rounds_is_refused(tmp_path):
         dataclasses.replace(kn.fedbuff(3), secure=kn.SecureSum(clip=1.0))
     with pytest.raises(kn.AdmissionError, match="leave downlink= out"):
         dataclasses.replace(kn.fedbuff(3), downlink=kn.Quantize(8))
+    with pytest.raises(kn.AdmissionError, match="leave method= out"):
+        dataclasses.replace(kn.fednova(), asynchrony=kn.fedbuff(3).asynchrony)
     with pytest.raises(kn.AdmissionError, match=r"mixing=1.5"):
         kn.fedasync(3, mixing=1.5)
     for wrong in (lambda: kn.fedbuff(0), lambda: kn.fedbuff(1, 0), lambda: kn.fedbuff(exponent=-1.0)):

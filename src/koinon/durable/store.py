@@ -26,8 +26,6 @@ from koinon.durable import audit
 from koinon.durable.deltas import Deltas
 from koinon.durable.history import RoundRecord, RunInfo
 from koinon.durable.transaction import transaction
-from koinon.evaluate.evaluation import Evaluation
-from koinon.evaluate.stopping import Course
 from koinon.protocol.events import HandedOver, Record, RoundExtended, RoundOpened, RunEnded, Settled, Summed
 from koinon.protocol.messages import Offer
 
@@ -165,11 +163,6 @@ class Store:
         rows = self._database.execute("SELECT record FROM rounds WHERE record IS NOT NULL ORDER BY round")
         records = [_parsed(row[0], type=RoundRecord) for row in rows.fetchall()]
         return [self._with_evaluations(record) for record in records]
-
-    def course(self, evaluation: Evaluation, rounds: int) -> Course:
-        """The server's evaluations in this run of so many rounds."""
-        due = (record for record in self.history() if evaluation.due(record.round, rounds)) if evaluation.stop else ()
-        return Course(evaluation.stop, {record.round: record.metrics for record in due})
 
     def nodes(self) -> dict[ClientId, bool]:
         """Every node that was ever asked -> whether it holds the final model."""

@@ -1,6 +1,6 @@
 """Who evaluates a model, on what, and when: the server on its own test set, nodes on their held-out parts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,7 +8,7 @@ from koinon.core.errors import AdmissionError
 from koinon.core.statistics import Metrics
 from koinon.core.types import Vector
 from koinon.data.dataset import DataSet, Dataset
-from koinon.evaluate.stopping import EarlyStopping
+from koinon.evaluate.stopping import Course, EarlyStopping
 from koinon.learn.corrections import Memory
 from koinon.learn.learner import Learner, judged
 
@@ -47,6 +47,14 @@ class Evaluation:
     def due(self, round: int, rounds: int) -> bool:
         """Whether the server evaluates after this round of so many."""
         return self.test is not None and (round % self.every == 0 or round == rounds)
+
+    def course(self, rounds: int, measured: Iterable[tuple[int, Mapping[str, float]]]) -> Course:
+        """The server's evaluations of a run of so many rounds.
+
+        Args:
+            measured: Rounds, and the metrics in their records; those of rounds that the server does not evaluate are nodes'.
+        """
+        return Course(self.stop, {round: metrics for round, metrics in measured if self.due(round, rounds)})
 
     @cached_property
     def examples(self) -> Dataset:

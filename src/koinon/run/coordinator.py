@@ -131,7 +131,8 @@ class Coordinator:
         secure = self.federation.scheme
         host = None if secure is None else Host(self.info.id, self.identities, secure, layout.length)
         self.spool = Spool(*self.spooled())
-        self.course = self.store.course(self.federation.evaluation, self.info.rounds)
+        measured = ((each.round, each.metrics) for each in self.store.history())
+        self.course = self.federation.evaluation.course(self.info.rounds, measured)
         self.terms = Terms(
             rounds=self.store.completed() if self.course.enough() else self.info.rounds,
             draw=self._draw,

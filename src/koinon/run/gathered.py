@@ -174,5 +174,4 @@ class LandedGathered(Gathered):
 
     def _landed(self, client: ClientId, update: Vector) -> Vector:
         present, began = self.round - 1, self._begun[client]
-        behind = self._model(began) - self._model(present)
-        return self._asynchrony.landed(update, present - began, behind)
+        return self._asynchrony.landed(update, present - began, lambda: self._model(began) - self._model(present))

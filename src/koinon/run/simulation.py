@@ -90,9 +90,10 @@ class Simulation:
         self.path = ""
         self.server = self._restored()
         self.pace, self.timed = pace, Timed([])
-        pace.resume(store.history())
+        history = store.history()
+        pace.resume(history)
         model = Blob(checkpoint.digest(self.server.model), 4 * info.parameters)
-        self.course = store.course(federation.evaluation, info.rounds)
+        self.course = federation.evaluation.course(info.rounds, ((each.round, each.metrics) for each in history))
         rounds = store.completed() if self.course.enough() else info.rounds
         terms = Terms(rounds, self._draw, minimum_nodes=0, quorum=_ANY, least=federation.strategy.least)
         self.conversation = Conversation(federation, store, terms, model, self._told())

@@ -4,6 +4,7 @@ An update lands on a model that others have changed since its client began: it i
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,13 +27,13 @@ class Asynchrony(Protocol):
     def shrinks(self) -> bool:
         """Whether a landed update is never longer than it was, so that bounds on it hold."""
 
-    def landed(self, update: Vector, staleness: int, behind: Vector) -> Vector:
+    def landed(self, update: Vector, staleness: int, behind: Callable[[], Vector]) -> Vector:
         """An update as it enters the mean; a new vector.
 
         Args:
             update: What the client changed, `[D]`.
             staleness: Steps since it began, >= 0.
-            behind: The model that it began from, less the present one, `[D]`.
+            behind: Gives the model that it began from, less the present one, `[D]`, read from the disk.
         """
 
 
@@ -54,7 +55,7 @@ class Buffered:
     def __post_init__(self) -> None:
         _check(self)
 
-    def landed(self, update: Vector, staleness: int, behind: Vector) -> Vector:
+    def landed(self, update: Vector, staleness: int, behind: Callable[[], Vector]) -> Vector:
         """(1 + staleness)^-exponent times the update."""
         return update.mul(_share(staleness, self.exponent))
 
@@ -76,23 +77,31 @@ class Mixed:
     def __post_init__(self) -> None:
         _check(self)
 
-    def landed(self, update: Vector, staleness: int, behind: Vector) -> Vector:
+    def landed(self, update: Vector, staleness: int, behind: Callable[[], Vector]) -> Vector:
         """(1 + staleness)^-exponent times the way from the present model to the client's."""
-        return update.add(behind).mul_(_share(staleness, self.exponent))
+        return update.add(behind()).mul_(_share(staleness, self.exponent))
 
 
-def check_asynchrony(asynchrony: Asynchrony, spec: Spec, secret: bool, encoded_down: bool) -> None:
+_NEED_ROUNDS = {
+    "secure": "a secure sum needs clients that take part together, and these come one by one; leave secure= out",
+    "downlink": "clients begin from models of all ages and are sent whole ones; leave downlink= out",
+    "method": "what an algorithm has travel beside an update would be scaled down with stale ones; leave method= out",
+}
+
+
+def check_asynchrony(asynchrony: Asynchrony, spec: Spec, parts: Mapping[str, object]) -> None:
     """Whether the rest of a strategy can do without rounds.
+
+    Args:
+        spec: What is known of an update.
+        parts: The strategy's, by name; None for what it has not.
 
     Raises:
         AdmissionError: naming the cure.
     """
-    if secret:
-        raise AdmissionError(
-            "a secure sum needs clients that take part together, and these come one by one; leave secure= out"
-        )
-    if encoded_down:
-        raise AdmissionError("clients begin from models of all ages and are sent whole ones; leave downlink= out")
+    for name, reason in _NEED_ROUNDS.items():
+        if parts[name] is not None:
+            raise AdmissionError(reason)
     if spec.tally is not None:
         raise AdmissionError(
             "what AdaptiveClip counts would be scaled down with stale updates; use a clip of fixed norm"

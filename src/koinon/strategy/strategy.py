@@ -138,7 +138,7 @@ class Strategy:
         self.reducer.admit(seen(self.secure, spec))
         check_noise(spec, self.reducer)
         if self.asynchrony is not None:
-            check_asynchrony(self.asynchrony, spec, self.secure is not None, self.downlink is not None)
+            check_asynchrony(self.asynchrony, spec, vars(self))
         if self.remembering is not None and (spec.central_noise or spec.local_noise):
             raise AdmissionError(
                 f"{type(self.correction).__name__} remembers updates, and would add up the noise of every round; leave the noise "

@@ -23,6 +23,7 @@ import koinon as kn
 from koinon.aggregate.reducer import Reducer
 from koinon.attack.attack import Attack
 from koinon.core.rng import generator
+from koinon.view import picture
 from koinon.view.progress import Quiet
 
 CLIENTS, EXAMPLES, ROUNDS, STEPS = 20, 300, 50, 6
@@ -119,15 +120,12 @@ def worst(found: Mapping[Cell, float]) -> list[tuple[str, float, float, float, s
 
 def draw(path: Path, found: Mapping[Cell, float]) -> None:
     """The points that the worst attack costs, as a heat map."""
-    from matplotlib.figure import Figure
-
     lines = worst(found)
     names = [name for name in dict.fromkeys(line[0] for line in lines) if name != "mean"]
     columns = sorted({(line[2], line[1]) for line in lines}, key=lambda column: (-column[0], column[1]))
     lost = {(rule, (mix, share)): points for rule, share, mix, points, _ in lines}
     values = [[lost.get((name, column), float("nan")) for column in columns] for name in names]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = picture.blank(9, 3.6)
     axes.imshow(values, cmap="YlOrRd", vmin=0, vmax=40, aspect="auto")
     axes.set_yticks(range(len(names)), names)
     axes.set_xticks(range(len(columns)), [f"{share:.0%}\nDir {mix:g}" for mix, share in columns])
@@ -141,7 +139,7 @@ def draw(path: Path, found: Mapping[Cell, float]) -> None:
             fontsize=8,
         )
     axes.set_title("Points of accuracy that the worst of eight attacks costs", fontsize=10)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    picture.save(figure, path)
 
 
 def main() -> None:

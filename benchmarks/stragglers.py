@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 import koinon as kn
-from benchmarks.curves import plot
 from benchmarks.uplink import random_images
 from benchmarks.workloads import mlp
+from koinon.view.picture import draw_curves
 
 ACCURACY = 0.80
 AT_WORK = 100
@@ -133,7 +133,7 @@ def main() -> None:
     print(table(courses))
     if arguments.plot is not None:
         minutes = {each.name: [(at / 60, accuracy) for at, accuracy in each.points] for each in courses}
-        plot(minutes, arguments.plot, "virtual minutes", ACCURACY, "log")
+        draw_curves(minutes, arguments.plot, "virtual minutes", "test accuracy", "log", ACCURACY)
 
 
 if __name__ == "__main__":

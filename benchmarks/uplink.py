@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 import koinon as kn
-from benchmarks.curves import plot
 from koinon.update.codec import Codec
+from koinon.view.picture import draw_curves
 
 CLIENTS, COHORT, ROUNDS, EVERY = 100, 10, 50, 5
 ACCURACY = 0.85
@@ -148,7 +148,7 @@ def main() -> None:
     print(table(courses))
     if arguments.plot is not None:
         curves = {each.name: [(sent / 1e6, accuracy) for sent, accuracy in each.points] for each in courses}
-        plot(curves, arguments.plot, "MB that all clients have sent", ACCURACY, "log")
+        draw_curves(curves, arguments.plot, "MB that all clients have sent", "test accuracy", "log", ACCURACY)
 
 
 if __name__ == "__main__":

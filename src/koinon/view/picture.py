@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from koinon.core.errors import Unavailable
 from koinon.durable.checkpoint import replacing
@@ -34,9 +34,11 @@ def save(figure: "Figure", path: Path) -> None:
     Raises:
         Unavailable: if the file cannot be written, or the format is unknown.
     """
-    timeless = {"Date": None} if path.suffix == ".svg" else None  # so that equal figures give equal bytes
+    from matplotlib import rc_context
+
+    timeless = {"Date": None} if path.suffix == ".svg" else None  # with the salt: equal figures give equal bytes
     try:
-        with replacing(path) as temporary:
+        with replacing(path) as temporary, rc_context({"svg.hashsalt": "koinon"}):
             figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=timeless)
     except OSError as error:
         raise Unavailable(f"cannot write the picture {path}: {error.strerror}") from error
@@ -44,8 +46,23 @@ def save(figure: "Figure", path: Path) -> None:
         raise Unavailable(f"cannot write {path} as a picture: {error}; name it .png, .svg or .pdf") from error
 
 
-def draw_curves(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path, across: str, up: str) -> None:
+def draw_curves(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    path: Path,
+    across: str,
+    up: str,
+    scale: Literal["linear", "log"] = "linear",
+    level: float | None = None,
+) -> None:
     """Draw a line for each name.
+
+    Args:
+        curves: Points of each line.
+        path: Where to.
+        across: What x is, with its unit.
+        up: What y is.
+        scale: Of x.
+        level: A value of y to compare with; None for none.
 
     Raises:
         Unavailable: if matplotlib is not installed, or the file cannot be written.
@@ -53,7 +70,9 @@ def draw_curves(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path,
     figure, axes = blank()
     for name, points in curves.items():
         axes.plot([x for x, _ in points], [y for _, y in points], label=name)
-    axes.set(xlabel=across, ylabel=up)
+    if level is not None:
+        axes.axhline(level, color="0.5", linewidth=0.8, linestyle="--")
+    axes.set(xscale=scale, xlabel=across, ylabel=up)
     axes.grid(alpha=0.3)
     axes.legend()
     save(figure, path)

@@ -31,6 +31,7 @@ from koinon.protocol.session import restored, step
 from koinon.protocol.state import SessionState, Terms, waiting_for
 from koinon.secure import client, messages
 from koinon.secure.events import Begin, Contribute, Heard, Say, Want
+from koinon.secure.party import Party
 from koinon.secure.secure_sum import SecureSum
 from koinon.secure.server import Host
 from tests.secure.world import stream
@@ -48,9 +49,7 @@ class Federation:
         self.entropy = stream(0)
         keys = {name: Ed25519PrivateKey.from_private_bytes(self.entropy(32)) for name in self.names}
         self.trusted = {name: key.public_key().public_bytes_raw() for name, key in keys.items()}
-        self.parties = {
-            name: client.Party("run", name, key.sign, self.trusted, scheme, LENGTH) for name, key in keys.items()
-        }
+        self.parties = {name: Party("run", name, key.sign, self.trusted, scheme, LENGTH) for name, key in keys.items()}
         self.clients = dict.fromkeys(self.names, client.ClientState())
         self.terms = Terms(
             rounds=2,

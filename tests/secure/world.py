@@ -24,6 +24,7 @@ from koinon.secure.events import (
     Tell,
     Want,
 )
+from koinon.secure.party import Party
 from koinon.secure.secure_sum import SecureSum
 
 SCHEME = SecureSum(clip=1.0, dropout=0.1)
@@ -48,9 +49,7 @@ class World:
         keys = {name: Ed25519PrivateKey.from_private_bytes(self.entropy(32)) for name in self.names}
         self.keys = keys
         trusted = {name: key.public_key().public_bytes_raw() for name, key in keys.items()}
-        self.parties = {
-            name: client.Party("run", name, key.sign, trusted, scheme, length) for name, key in keys.items()
-        }
+        self.parties = {name: Party("run", name, key.sign, trusted, scheme, length) for name, key in keys.items()}
         self.host = server.Host("run", trusted, scheme, length)
         self.states = dict.fromkeys(self.names, client.ClientState())
         self.vectors = {

@@ -17,9 +17,10 @@ from koinon.protocol.node import GaveUp, Hear, Masked, Say, TakePart
 from koinon.protocol.sums import number
 from koinon.run.summing import contribution
 from koinon.secure import client, messages
-from koinon.secure.client import ClientState, Party
+from koinon.secure.client import ClientState
 from koinon.secure.events import Begin, ClientEvent, Contribute, Heard, Want
 from koinon.secure.events import Say as SayTo
+from koinon.secure.party import Party
 from koinon.secure.ring import Ring
 from koinon.secure.secure_sum import SecureSum
 from koinon.secure.shamir import Entropy
@@ -187,7 +188,7 @@ class Seat:
             self._journal.keep_sum(client.dump(state))
             self._state = state
 
-    def _party(self, trusted: Mapping[ClientId, bytes]) -> Party:
+    def _party(self, trusted: Mapping[ClientId, bytes]) -> Party[SecureSum]:
         own = {self._name: self._identity.key}
         length = self._federation.learner.layout.length
         return Party(self._run, self._name, self._identity.sign, {**trusted, **own}, self._scheme, length)

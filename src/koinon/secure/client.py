@@ -16,8 +16,7 @@ breaks the protocol raises `ProtocolViolation` and changes nothing.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import TypeAlias, assert_never
 
 import msgspec
@@ -42,29 +41,9 @@ from koinon.secure.messages import (
     Shares,
     Survivors,
 )
+from koinon.secure.party import Party
 from koinon.secure.secure_sum import SecureSum
 from koinon.secure.shamir import SEED_BYTES, SHARE_BYTES, Entropy, shares
-
-
-@dataclass(frozen=True)
-class Party:
-    """Who a client is and what it insists on.
-
-    Attributes:
-        run: Id of the run.
-        name: Its own.
-        sign: Signs with its Ed25519 identity.
-        trusted: Identity keys of the clients that it accepts beside itself, and its own, by name.
-        scheme: From its own definition.
-        length: D, coordinates of an update.
-    """
-
-    run: str
-    name: ClientId
-    sign: Callable[[bytes], bytes] = field(repr=False)
-    trusted: Mapping[ClientId, bytes]
-    scheme: SecureSum
-    length: int
 
 
 class Secrets(msgspec.Struct, frozen=True):
@@ -109,7 +88,7 @@ class ClientState(msgspec.Struct, frozen=True):
 Step: TypeAlias = tuple[ClientState, tuple[ClientEffect, ...]]
 
 
-def step(party: Party, state: ClientState, event: ClientEvent, entropy: Entropy) -> Step:
+def step(party: Party[SecureSum], state: ClientState, event: ClientEvent, entropy: Entropy) -> Step:
     """What happens next.
 
     Raises:
@@ -158,7 +137,7 @@ def load(data: bytes) -> ClientState:
         ) from None
 
 
-def _begun(party: Party, state: ClientState, round: int, update: int, entropy: Entropy) -> Step:
+def _begun(party: Party[SecureSum], state: ClientState, round: int, update: int, entropy: Entropy) -> Step:
     last = 0 if state.round is None else state.round.number
     if state.round is not None and round == last:
         return state, (Say(state.round.advert),)
@@ -180,7 +159,7 @@ def _begun(party: Party, state: ClientState, round: int, update: int, entropy: E
     return ClientState(Progress(round, update, secrets, advert)), (Say(advert),)
 
 
-def _invited(party: Party, progress: Progress, message: Invitation, entropy: Entropy) -> Step:
+def _invited(party: Party[SecureSum], progress: Progress, message: Invitation, entropy: Entropy) -> Step:
     if progress.invitation is not None:
         if progress.shares is None or message != progress.invitation:
             raise ProtocolViolation(f"a second, different cohort for round {progress.number}")
@@ -200,7 +179,7 @@ def _invited(party: Party, progress: Progress, message: Invitation, entropy: Ent
     return _next(progress, invitation=message, shares=said), (Say(said),)
 
 
-def _delivered(party: Party, progress: Progress, message: Delivery) -> Step:
+def _delivered(party: Party[SecureSum], progress: Progress, message: Delivery) -> Step:
     cohort, secrets, said = _cohort(party, progress), _secrets(progress), progress.shares
     if said is None:
         raise ProtocolViolation("parcels arrived before the client dealt its own")
@@ -221,7 +200,7 @@ def _delivered(party: Party, progress: Progress, message: Delivery) -> Step:
     return _next(progress, delivery=message, held=held), (want,)
 
 
-def _contributed(party: Party, state: ClientState, encoded: Words) -> Step:
+def _contributed(party: Party[SecureSum], state: ClientState, encoded: Words) -> Step:
     progress = state.round
     if progress is None or progress.delivery is None or progress.shares is None:
         raise ClientFailed("nobody wants a vector for a secure sum now")
@@ -240,7 +219,7 @@ def _contributed(party: Party, state: ClientState, encoded: Words) -> Step:
     return _next(progress, encoded=digest), (Say(Masked(progress.number, cohort.ring.pack(masked))),)
 
 
-def _told_survivors(party: Party, progress: Progress, message: Survivors) -> Step:
+def _told_survivors(party: Party[SecureSum], progress: Progress, message: Survivors) -> Step:
     if progress.agreed is not None:
         if message != progress.survivors:
             raise ProtocolViolation(f"a second, different survivor set for round {progress.number}")
@@ -263,7 +242,7 @@ def _told_survivors(party: Party, progress: Progress, message: Survivors) -> Ste
     return _next(progress, survivors=message, agreed=agreed), (Say(agreed),)
 
 
-def _agreed(party: Party, progress: Progress, message: Agreement) -> Step:
+def _agreed(party: Party[SecureSum], progress: Progress, message: Agreement) -> Step:
     if progress.reveal is not None:
         return ClientState(progress), (Say(progress.reveal),)
     cohort, survivors = _cohort(party, progress), progress.survivors
@@ -284,14 +263,8 @@ def _agreed(party: Party, progress: Progress, message: Agreement) -> Step:
     return _next(progress, reveal=reveal, secrets=None, held={}), (Say(reveal),)
 
 
-def _checked_cohort(party: Party, progress: Progress, message: Invitation) -> Cohort:
-    names = [entry.name for entry in message.cohort]
-    if names != sorted(set(names)):
-        raise ProtocolViolation("the cohort is not sorted, or names a client twice")
-    if len(names) < party.scheme.minimum:
-        raise ProtocolViolation(
-            f"a cohort of {len(names)}; this client takes part among {party.scheme.minimum} or more"
-        )
+def _checked_cohort(party: Party[SecureSum], progress: Progress, message: Invitation) -> Cohort:
+    party.check_size(message.cohort)
     cohort = Cohort.of(party.run, party.scheme, party.length, message, party.name)
     if cohort.everybody[party.name] != keys.keys_digest(progress.advert.channel, progress.advert.mask):
         raise ProtocolViolation("the cohort lacks this client's own keys")
@@ -299,13 +272,9 @@ def _checked_cohort(party: Party, progress: Progress, message: Invitation) -> Co
         raise ProtocolViolation(
             f"the server asks for threshold {message.threshold}; among {len(cohort.members)} clients it is {cohort.sizes.threshold}"
         )
-    for entry in message.cohort:
-        if entry.identity != party.trusted.get(entry.name, entry.identity):
-            raise ProtocolViolation(
-                f"{entry.name} is said to have another identity than this client trusts by that name"
-            )
-        signed = keys.to_sign(party.run, progress.number, entry.name, entry.keys)
-        keys.verified(party.trusted, entry.name, signed, entry.signature)
+    party.check_signatures(
+        message.cohort, lambda entry: keys.to_sign(party.run, progress.number, entry.name, entry.keys)
+    )
     if message.neighbours.keys() != cohort.neighbours(party.name):
         raise ProtocolViolation("the server names other neighbours than the cohort's keys decide")
     for name, advert in message.neighbours.items():
@@ -321,7 +290,7 @@ def _current(state: ClientState, round: int) -> Progress:
     return state.round
 
 
-def _cohort(party: Party, progress: Progress) -> Cohort:
+def _cohort(party: Party[SecureSum], progress: Progress) -> Cohort:
     if progress.invitation is None:
         raise ProtocolViolation("a message came before the cohort was told")
     return Cohort.of(party.run, party.scheme, party.length, progress.invitation, party.name)

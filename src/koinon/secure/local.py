@@ -32,6 +32,7 @@ from koinon.secure.events import (
 from koinon.secure.local_servers import by_one_server, by_two_servers
 from koinon.secure.mask import Words
 from koinon.secure.messages import Advert, Agreed, Entry, FromClient, Masked, Reveal, Shares, encode
+from koinon.secure.party import Party
 from koinon.secure.playing import ROUND, RUN, Drop, Group, Round, Scheme, Summed, Updates
 from koinon.secure.ring import Ring
 from koinon.secure.secret_shared import SecretShared
@@ -125,9 +126,7 @@ def faithful(
     identities = {name: Ed25519PrivateKey.from_private_bytes(entropy(32)) for name in names}
     trusted = {name: identity.public_key().public_bytes_raw() for name, identity in identities.items()}
     host = server.Host(RUN, trusted, scheme, length)
-    parties = {
-        name: client.Party(RUN, name, identity.sign, trusted, scheme, length) for name, identity in identities.items()
-    }
+    parties = {name: Party(RUN, name, identity.sign, trusted, scheme, length) for name, identity in identities.items()}
     states = dict.fromkeys(parties, client.ClientState())
     hall = groups.HallState(server.ServerState(number, tuple(parties)))
     sums: list[Opened] = []

@@ -27,6 +27,7 @@ from koinon.secure.events import (
     Want,
 )
 from koinon.secure.messages import decode, encode
+from koinon.secure.party import Party
 from tests.secure.world import stream
 
 SCHEME = EncryptedSum(clip=1.0)
@@ -42,9 +43,7 @@ class World:
         self.names = tuple(f"n{number:03d}" for number in range(clients))
         self.keys = {name: Ed25519PrivateKey.from_private_bytes(self.entropy(32)) for name in self.names}
         trusted = {name: key.public_key().public_bytes_raw() for name, key in self.keys.items()}
-        self.parties = {
-            name: client.Party("run", name, key.sign, trusted, scheme, length) for name, key in self.keys.items()
-        }
+        self.parties = {name: Party("run", name, key.sign, trusted, scheme, length) for name, key in self.keys.items()}
         self.host = server.Host("run", trusted, scheme, length, weights or {})
         self.states = dict.fromkeys(self.names, client.ClientState())
         self.vectors = {

@@ -6,10 +6,14 @@ from koinon.core.errors import ProtocolViolation
 from koinon.secure import keys
 from koinon.secure.encrypted.circle import Circle, keys_digest, letter_digests, statement, to_greet
 from koinon.secure.encrypted.messages import Gathering, Mandate, Proposal
-from koinon.secure.encrypted.party import Party, Progress, circle_of, own_keys
+from koinon.secure.encrypted.progress import Progress, circle_of, own_keys
+from koinon.secure.encrypted_sum import EncryptedSum
+from koinon.secure.party import Party
 
 
-def check_mandate(party: Party, progress: Progress, circle: Circle, proposal: Proposal, message: Mandate) -> None:
+def check_mandate(
+    party: Party[EncryptedSum], progress: Progress, circle: Circle, proposal: Proposal, message: Mandate
+) -> None:
     """A quorum of survivors signed the proposal, and each survivor what it has sent.
 
     Raises:
@@ -32,7 +36,7 @@ def check_mandate(party: Party, progress: Progress, circle: Circle, proposal: Pr
         keys.verified(party.trusted, name, signed, each.signature)
 
 
-def seeds(party: Party, progress: Progress, circle: Circle, mandate: Mandate) -> dict[bytes, int]:
+def seeds(party: Party[EncryptedSum], progress: Progress, circle: Circle, mandate: Mandate) -> dict[bytes, int]:
     """The seeds of the masks that this client's committee takes away, each with its survivor's weight."""
     own, proposal, found = own_keys(progress), progress.proposal, {}
     assert proposal is not None
@@ -44,7 +48,7 @@ def seeds(party: Party, progress: Progress, circle: Circle, mandate: Mandate) ->
     return found
 
 
-def told_circle(party: Party, progress: Progress, message: Gathering) -> Circle:
+def told_circle(party: Party[EncryptedSum], progress: Progress, message: Gathering) -> Circle:
     """The cohort that the server names, checked once.
 
     Raises:
@@ -55,23 +59,11 @@ def told_circle(party: Party, progress: Progress, message: Gathering) -> Circle:
         if message != progress.gathering:
             raise ProtocolViolation(f"a second, different cohort for round {progress.number}")
         return circle_of(party, progress)
-    names = [entry.name for entry in message.cohort]
-    if names != sorted(set(names)):
-        raise ProtocolViolation("the cohort is not sorted, or names a client twice")
-    if len(names) < party.scheme.minimum:
-        raise ProtocolViolation(
-            f"a cohort of {len(names)}; this client takes part among {party.scheme.minimum} or more"
-        )
+    party.check_size(message.cohort)
     circle = Circle.of(party.run, progress.number, party.scheme, party.length, message.cohort)
     if circle.digests.get(party.name) != keys_digest(progress.hello.keys):
         raise ProtocolViolation("the cohort lacks this client's own keys")
-    for entry in message.cohort:
-        if entry.identity != party.trusted.get(entry.name, entry.identity):
-            raise ProtocolViolation(
-                f"{entry.name} is said to have another identity than this client trusts by that name"
-            )
-        signed = to_greet(party.run, progress.number, entry.name, entry.keys)
-        keys.verified(party.trusted, entry.name, signed, entry.signature)
+    party.check_signatures(message.cohort, lambda entry: to_greet(party.run, progress.number, entry.name, entry.keys))
     if message.committees.keys() != set(circle.committees):
         raise ProtocolViolation("the server names other committees than the cohort's keys decide")
     for name, public in message.committees.items():

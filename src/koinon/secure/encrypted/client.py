@@ -49,19 +49,21 @@ from koinon.secure.encrypted.messages import (
 )
 from koinon.secure.encrypted.opening import masks, to_bytes
 from koinon.secure.encrypted.parameters import SECRET_BYTES
-from koinon.secure.encrypted.party import ClientState, Party, Progress, circle_of, dump, load, own_keys
+from koinon.secure.encrypted.progress import ClientState, Progress, circle_of, dump, load, own_keys
+from koinon.secure.encrypted_sum import EncryptedSum
 from koinon.secure.events import Begin, Contribute, Heard, Say, Want
 from koinon.secure.keys import KeyPair
 from koinon.secure.mask import Words, add_masks
 from koinon.secure.messages import Agreed
+from koinon.secure.party import Party
 from koinon.secure.shamir import SEED_BYTES, Entropy
 
-__all__ = ["ClientState", "Party", "dump", "load", "step"]
+__all__ = ["ClientState", "dump", "load", "step"]
 
 Step: TypeAlias = tuple[ClientState, tuple[ClientEffect, ...]]
 
 
-def step(party: Party, state: ClientState, event: ClientEvent, entropy: Entropy) -> Step:
+def step(party: Party[EncryptedSum], state: ClientState, event: ClientEvent, entropy: Entropy) -> Step:
     """What happens next.
 
     Raises:
@@ -97,7 +99,7 @@ def step(party: Party, state: ClientState, event: ClientEvent, entropy: Entropy)
             assert_never(event)
 
 
-def _begun(party: Party, state: ClientState, round: int, update: int, entropy: Entropy) -> Step:
+def _begun(party: Party[EncryptedSum], state: ClientState, round: int, update: int, entropy: Entropy) -> Step:
     before = state.round
     if before is not None and round == before.number:
         return state, (Say(before.hello),)
@@ -113,7 +115,7 @@ def _begun(party: Party, state: ClientState, round: int, update: int, entropy: E
     return ClientState(Progress(round, update, channel, both, hello)), (Say(hello),)
 
 
-def _gathered(party: Party, progress: Progress, message: Gathering) -> Step:
+def _gathered(party: Party[EncryptedSum], progress: Progress, message: Gathering) -> Step:
     circle = told_circle(party, progress, message)
     if circle.dealer != party.name:
         raise ProtocolViolation(f"the server asks this client for the round's key; {circle.dealer} is to make it")
@@ -122,7 +124,7 @@ def _gathered(party: Party, progress: Progress, message: Gathering) -> Step:
     return _next(progress, gathering=message), (MakeKeys(progress.number),)
 
 
-def _made_keys(party: Party, progress: Progress, public: bytes, secret: bytes) -> Step:
+def _made_keys(party: Party[EncryptedSum], progress: Progress, public: bytes, secret: bytes) -> Step:
     if progress.dealt is not None:
         return ClientState(progress), (Say(progress.dealt),)
     if progress.gathering is None:
@@ -137,7 +139,7 @@ def _made_keys(party: Party, progress: Progress, public: bytes, secret: bytes) -
     return _next(progress, dealt=dealt, secret=secret), (Say(dealt),)
 
 
-def _given_keys(party: Party, progress: Progress, message: Keys) -> Step:
+def _given_keys(party: Party[EncryptedSum], progress: Progress, message: Keys) -> Step:
     if progress.keys is not None:
         if message != progress.keys:
             raise ProtocolViolation(f"a second, different key for round {progress.number}")
@@ -162,7 +164,7 @@ def _given_keys(party: Party, progress: Progress, message: Keys) -> Step:
     return after, (Want(progress.number, circle.ring),)
 
 
-def _contributed(party: Party, state: ClientState, encoded: Words) -> Step:
+def _contributed(party: Party[EncryptedSum], state: ClientState, encoded: Words) -> Step:
     progress = state.round
     if progress is None or progress.keys is None or progress.seeds is None:
         raise ClientFailed("nobody wants a vector for a secure sum now")
@@ -178,7 +180,7 @@ def _contributed(party: Party, state: ClientState, encoded: Words) -> Step:
     return _next(progress, encoded=digest), (job,)
 
 
-def _encrypted(party: Party, progress: Progress, digest: bytes) -> Step:
+def _encrypted(party: Party[EncryptedSum], progress: Progress, digest: bytes) -> Step:
     if progress.sent is not None and progress.sent.update == digest:
         return ClientState(progress), (Say(progress.sent),)
     if progress.keys is None or progress.encoded is None or progress.seeds is None or progress.gathering is None:
@@ -194,7 +196,7 @@ def _encrypted(party: Party, progress: Progress, digest: bytes) -> Step:
     return _next(progress, sent=sent, seeds=None, channel=channel), (Say(sent),)
 
 
-def _proposed(party: Party, progress: Progress, message: Proposal) -> Step:
+def _proposed(party: Party[EncryptedSum], progress: Progress, message: Proposal) -> Step:
     if progress.agreed is not None:
         if message != progress.proposal:
             raise ProtocolViolation(f"a second, different survivor set for round {progress.number}")
@@ -220,7 +222,7 @@ def _proposed(party: Party, progress: Progress, message: Proposal) -> Step:
     return _next(progress, proposal=message, agreed=agreed), (Say(agreed),)
 
 
-def _mandated(party: Party, progress: Progress, message: Mandate) -> Step:
+def _mandated(party: Party[EncryptedSum], progress: Progress, message: Mandate) -> Step:
     circle, proposal = circle_of(party, progress), progress.proposal
     if proposal is None:
         raise ProtocolViolation("the server asks for a sum before there was a survivor set")
@@ -242,7 +244,7 @@ def _mandated(party: Party, progress: Progress, message: Mandate) -> Step:
     )
 
 
-def _decrypted(party: Party, progress: Progress, event: Decrypted) -> Step:
+def _decrypted(party: Party[EncryptedSum], progress: Progress, event: Decrypted) -> Step:
     mandate = progress.mandate
     if mandate is None or mandate.total != event.digest:
         raise ClientFailed("nobody wants this sum opened")

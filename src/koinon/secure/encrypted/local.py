@@ -43,6 +43,7 @@ from koinon.secure.events import (
     Want,
 )
 from koinon.secure.messages import Agreed, Entry, encode
+from koinon.secure.party import Party
 from koinon.secure.playing import ROUND, RUN, Round, Summed
 from koinon.secure.shamir import Entropy
 
@@ -114,8 +115,7 @@ class _Table:
         length = self.played.length
         self.host = server.Host(RUN, trusted, self.scheme, length, self.played.mixing)
         self.parties = {
-            name: client.Party(RUN, name, identity.sign, trusted, self.scheme, length)
-            for name, identity in identities.items()
+            name: Party(RUN, name, identity.sign, trusted, self.scheme, length) for name, identity in identities.items()
         }
         self.states = dict.fromkeys(names, client.ClientState())
         self.hall = server.ServerState(ROUND, tuple(names))

@@ -1,38 +1,14 @@
-"""Who a client of a sum of encrypted updates is, and what it remembers of a round."""
-
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+"""What a client of a sum of encrypted updates remembers of a round."""
 
 import msgspec
 
 from koinon.core.errors import ProtocolViolation, VerificationFailed
-from koinon.core.types import ClientId
 from koinon.secure.encrypted.circle import Circle
 from koinon.secure.encrypted.messages import Dealt, Gathering, Hello, Keys, Mandate, Proposal, Sent
 from koinon.secure.encrypted_sum import EncryptedSum
 from koinon.secure.keys import KeyPair
 from koinon.secure.messages import Agreed
-
-
-@dataclass(frozen=True)
-class Party:
-    """Who a client is and what it insists on.
-
-    Attributes:
-        run: Id of the run.
-        name: Its own.
-        sign: Signs with its Ed25519 identity.
-        trusted: Identity keys of the clients that it accepts beside itself, and its own, by name.
-        scheme: From its own definition.
-        length: D, coordinates of an update.
-    """
-
-    run: str
-    name: ClientId
-    sign: Callable[[bytes], bytes] = field(repr=False)
-    trusted: Mapping[ClientId, bytes]
-    scheme: EncryptedSum
-    length: int
+from koinon.secure.party import Party
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -88,7 +64,7 @@ def load(data: bytes) -> ClientState:
         ) from None
 
 
-def circle_of(party: Party, progress: Progress) -> Circle:
+def circle_of(party: Party[EncryptedSum], progress: Progress) -> Circle:
     """The round's clients, as the server told them."""
     if progress.gathering is None:
         raise ProtocolViolation("a message came before the cohort was told")

@@ -31,9 +31,9 @@ from koinon.protocol.session import restored, step
 from koinon.protocol.state import SessionState, Terms, waiting_for
 from koinon.secure import client, messages
 from koinon.secure.events import Begin, Contribute, Heard, Say, Want
+from koinon.secure.hosting import Host
 from koinon.secure.party import Party
 from koinon.secure.secure_sum import SecureSum
-from koinon.secure.server import Host
 from tests.secure.world import stream
 
 MODEL = Blob("e" * 64, 32)

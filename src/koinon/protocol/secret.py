@@ -14,7 +14,7 @@ from koinon.protocol.events import Arrived, Close, Effect, Outcome, Persist, Sen
 from koinon.protocol.messages import Offer, Refused
 from koinon.protocol.round import RoundState, Step
 from koinon.protocol.sums import Moment, Sum
-from koinon.secure.server import Host
+from koinon.secure.hosting import Host
 
 
 def begun(host: Host, round: RoundState, attempt: int, now: float) -> RoundState:

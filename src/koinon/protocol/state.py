@@ -9,7 +9,7 @@ import msgspec
 from koinon.core.types import ClientId, canonical
 from koinon.protocol.messages import Blob, Delta, Ready
 from koinon.protocol.round import RoundState
-from koinon.secure.server import Host
+from koinon.secure.hosting import Host
 
 Draw: TypeAlias = Callable[[int, Mapping[ClientId, int]], Sequence[ClientId]]
 """Chooses a round's cohort: a pure function of the round and of the candidates, in canonical order, with the number of

@@ -33,8 +33,8 @@ from koinon.secure.events import (
     Tell,
 )
 from koinon.secure.groups import HallState
+from koinon.secure.hosting import Host, Phase, ServerState
 from koinon.secure.opening import Opening
-from koinon.secure.server import Host, Phase, ServerState
 
 GRACE_S = 5.0
 """Seconds that those who are gone have to come back before the others go on without them."""

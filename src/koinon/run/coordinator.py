@@ -53,7 +53,7 @@ from koinon.run.settings import Settings
 from koinon.run.summing import Total, merged, opened, together
 from koinon.run.traffic import Traffic
 from koinon.run.work import EncodedRows, advance, aggregated, decision, draw, first_state, held, shared, suspicion
-from koinon.secure.server import Host
+from koinon.secure.hosting import Host
 from koinon.strategy.protection import check_enough
 from koinon.update.codec import Codec, OnDisk, Shared
 from koinon.update.stage import Told

@@ -12,7 +12,7 @@ from koinon.core.errors import VerificationFailed
 from koinon.core.types import ClientId
 from koinon.secure import server
 from koinon.secure.events import Elapsed, Received, Returned, ServerEffect, ServerEvent, Stored
-from koinon.secure.server import Host, ServerState
+from koinon.secure.hosting import Host, ServerState
 
 _LAST = ("opened", "aborted")
 

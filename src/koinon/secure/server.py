@@ -14,13 +14,12 @@ kept when `Open` says which masks are left over in the sum. All other effects co
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, assert_never
+from collections.abc import Mapping
+from typing import Any, TypeAlias, assert_never
 
 import msgspec
 
-from koinon.core.errors import AdmissionError, ProtocolViolation, VerificationFailed
+from koinon.core.errors import AdmissionError, ProtocolViolation
 from koinon.core.types import ClientId
 from koinon.secure import keys
 from koinon.secure.cohort import Cohort
@@ -37,75 +36,29 @@ from koinon.secure.events import (
     Stored,
     Tell,
 )
+from koinon.secure.hosting import (
+    Host,
+    Phase,
+    ServerState,
+    awaited,
+    cohort,
+    dump,
+    entries,
+    expected,
+    load,
+    messages_in,
+)
 from koinon.secure.messages import (
     Advert,
     Agreed,
-    Agreement,
-    Delivery,
-    Entry,
     FromClient,
-    FromServer,
-    Invitation,
     Masked,
     Reveal,
     Shares,
-    Survivors,
 )
 from koinon.secure.opening import opened
-from koinon.secure.secure_sum import SecureSum
 
-Phase: TypeAlias = Literal["advertise", "advertised", "share", "mask", "agree", "unmask", "opened", "aborted"]
-
-
-@dataclass(frozen=True)
-class Host:
-    """What the server knows beforehand.
-
-    Attributes:
-        run: Id of the run.
-        trusted: Clients' identity keys, by name.
-        scheme: From the definition.
-        length: D, coordinates of an update.
-    """
-
-    run: str
-    trusted: Mapping[ClientId, bytes]
-    scheme: SecureSum
-    length: int
-
-
-class ServerState(msgspec.Struct, frozen=True):
-    """A round.
-
-    Attributes:
-        number: From 1.
-        phase: What is waited for.
-        invited: Who may advertise.
-        adverts: Who did; in a group, those of the group.
-        cohort: Everybody who did, once adverts are no longer waited for.
-        group: Which group of the cohort this is.
-        shares: Who dealt shares.
-        masked: SHA-256 of the masked updates that were kept.
-        agreed: Who signed the survivor set.
-        reveals: Who revealed shares.
-    """
-
-    number: int
-    invited: tuple[str, ...]
-    phase: Phase = "advertise"
-    adverts: dict[str, Advert] = {}
-    cohort: tuple[Entry, ...] = ()
-    group: int = 0
-    shares: dict[str, Shares] = {}
-    masked: dict[str, bytes] = {}
-    agreed: dict[str, Agreed] = {}
-    reveals: dict[str, Reveal] = {}
-
-    @property
-    def survivors(self) -> tuple[str, ...]:
-        """Whose updates are in the sum, once masked updates are no longer waited for."""
-        return tuple(sorted(self.masked))
-
+__all__ = ["Host", "ServerState", "awaited", "begun", "cohort", "dump", "load", "step"]
 
 Step: TypeAlias = tuple[ServerState, tuple[ServerEffect, ...]]
 
@@ -125,38 +78,11 @@ def step(host: Host, state: ServerState, event: ServerEvent) -> Step:
             assert_never(event)
 
 
-def dump(state: ServerState) -> bytes:
-    """A state as bytes."""
-    return msgspec.msgpack.encode(state)
-
-
-def load(data: bytes) -> ServerState:
-    """The state that `dump` wrote.
-
-    Raises:
-        VerificationFailed: if it is damaged.
-    """
-    try:
-        return msgspec.msgpack.decode(data, type=ServerState)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise VerificationFailed("the stored state of a secure sum is damaged; its round cannot be finished") from None
-
-
 def begun(host: Host, state: ServerState, group: int) -> Step:
     """One group of those who advertised goes on by itself."""
     members = Cohort.groups(host.run, state.number, host.scheme, host.length, state.cohort)[group].members
     adverts = {name: state.adverts[name] for name in members}
     return _told(host, msgspec.structs.replace(state, adverts=adverts, group=group), "share")
-
-
-def cohort(host: Host, state: ServerState) -> Cohort:
-    """The group's cohort, once adverts are no longer waited for."""
-    return Cohort.groups(host.run, state.number, host.scheme, host.length, state.cohort)[state.group]
-
-
-def awaited(state: ServerState) -> frozenset[ClientId]:
-    """Who can still answer in this phase."""
-    return _expected(state) - _answered(state).keys()
 
 
 def _received(host: Host, state: ServerState, client: ClientId, message: FromClient) -> Step:
@@ -191,7 +117,7 @@ def _untimely(state: ServerState, client: ClientId, phase: Phase, what: str) -> 
     """Why what belongs into a phase does not count now."""
     if state.phase != phase:
         return f"{what} counts in the phase {phase!r}; this is {state.phase!r}"
-    return None if client in _expected(state) else f"{client} is not expected in the phase {phase!r}"
+    return None if client in expected(state) else f"{client} is not expected in the phase {phase!r}"
 
 
 def _ended_if_complete(host: Host, state: ServerState, effects: tuple[ServerEffect, ...]) -> Step:
@@ -244,7 +170,7 @@ def _ended(host: Host, state: ServerState) -> Step:
                 host.scheme.admit(len(state.adverts))
             except AdmissionError as error:
                 return _aborted(state, f"{len(state.adverts)} of {len(state.invited)} clients advertised keys: {error}")
-            state = msgspec.structs.replace(state, phase="advertised", cohort=_entries(host, state))
+            state = msgspec.structs.replace(state, phase="advertised", cohort=entries(host, state))
             return (state, ()) if host.scheme.group_size is not None else begun(host, state, 0)
         case "advertised":
             return state, ()
@@ -305,38 +231,15 @@ def _checked(host: Host, state: ServerState, what: str, answered: Mapping[Client
 
 def _told(host: Host, state: ServerState, phase: Phase) -> Step:
     state = msgspec.structs.replace(state, phase=phase)
-    say = _messages(host, state)
-    return state, tuple(Tell(name, say(name)) for name in sorted(_expected(state)))
+    say = messages_in(host, state)
+    return state, tuple(Tell(name, say(name)) for name in sorted(expected(state)))
 
 
 def _again(host: Host, state: ServerState, client: ClientId) -> tuple[ServerEffect, ...]:
     """What the client was told last, if it still is to answer."""
     if state.phase == "advertise" or client not in awaited(state):
         return ()
-    return (Tell(client, _messages(host, state)(client)),)
-
-
-def _messages(host: Host, state: ServerState) -> Callable[[ClientId], FromServer]:
-    """What each client is told in this phase."""
-    number, round, survivors = state.number, cohort(host, state), state.survivors
-
-    def message(name: ClientId) -> FromServer:
-        near = sorted(round.neighbours(name))
-        match state.phase:
-            case "share":
-                adverts = {other: state.adverts[other] for other in near}
-                return Invitation(number, state.cohort, adverts, round.sizes.threshold)
-            case "mask":
-                return Delivery(
-                    number, {other: state.shares[other].parcels[name] for other in near if other in state.shares}
-                )
-            case "agree":
-                return Survivors(number, survivors)
-            case _:
-                signed = [other for other in near if other in state.agreed][: round.sizes.threshold]
-                return Agreement(number, {other: state.agreed[other].signature for other in signed})
-
-    return message
+    return (Tell(client, messages_in(host, state)(client)),)
 
 
 def _place(state: ServerState, message: FromClient) -> tuple[Phase, Mapping[ClientId, Any]]:
@@ -354,51 +257,6 @@ def _place(state: ServerState, message: FromClient) -> tuple[Phase, Mapping[Clie
             return "unmask", state.reveals
         case _:
             assert_never(message)
-
-
-def _answered(state: ServerState) -> Mapping[ClientId, Any]:
-    """Who did in this phase."""
-    match state.phase:
-        case "advertise":
-            return state.adverts
-        case "share":
-            return state.shares
-        case "mask":
-            return state.masked
-        case "agree":
-            return state.agreed
-        case "unmask":
-            return state.reveals
-        case "advertised" | "opened" | "aborted":
-            return {}
-        case _:
-            assert_never(state.phase)
-
-
-def _expected(state: ServerState) -> frozenset[ClientId]:
-    """Who can answer in this phase: who answered in the one before."""
-    match state.phase:
-        case "advertise":
-            return frozenset(state.invited)
-        case "share":
-            return frozenset(state.adverts)
-        case "mask":
-            return frozenset(state.shares)
-        case "agree":
-            return frozenset(state.masked)
-        case "unmask":
-            return frozenset(state.agreed)
-        case "advertised" | "opened" | "aborted":
-            return frozenset()
-        case _:
-            assert_never(state.phase)
-
-
-def _entries(host: Host, state: ServerState) -> tuple[Entry, ...]:
-    return tuple(
-        Entry(name, host.trusted[name], keys.keys_digest(advert.channel, advert.mask), advert.signature)
-        for name, advert in sorted(state.adverts.items())
-    )
 
 
 def _aborted(state: ServerState, reason: str) -> Step:

@@ -185,8 +185,8 @@ class ForgetfulJournal(FaultyJournal):
 class GarblingCoordinator(Coordinator):
     """Makes something else of the sum."""
 
-    def _summed(self, job, state):
-        added = super()._summed(job, state)
+    def _added(self, job, state):
+        added = super()._added(job, state)
         return replace(added, total=added.total * 2)
 
 

@@ -15,7 +15,7 @@ import msgspec
 from koinon.core.errors import AdmissionError, ClientFailed, ProtocolViolation
 from koinon.core.noise import Noise
 from koinon.core.statistics import Metrics, merge, values
-from koinon.core.types import ClientId, Vector, finite
+from koinon.core.types import ClientId, finite
 from koinon.durable import checkpoint
 from koinon.durable.checkpoint import ServerState
 from koinon.durable.deltas import HEAD
@@ -48,11 +48,12 @@ from koinon.protocol.events import (
 from koinon.protocol.messages import Blob, Chunk, Continue
 from koinon.protocol.round import RoundState
 from koinon.protocol.state import SessionState, Terms
+from koinon.run.adding import Added, added
 from koinon.run.allocator import give_back
 from koinon.run.settings import Settings
-from koinon.run.summing import Total, merged, opened, together
+from koinon.run.summing import merged
 from koinon.run.traffic import Traffic
-from koinon.run.work import EncodedRows, advance, aggregated, decision, draw, first_state, held, shared, suspicion
+from koinon.run.work import advance, decision, draw, first_state, shared, suspicion
 from koinon.secure.hosting import Host
 from koinon.strategy.protection import check_enough
 from koinon.update.codec import Codec, OnDisk, Shared
@@ -82,20 +83,6 @@ class _Reduced:
     training: Metrics
     evaluation: Metrics
     spoiled: str
-
-
-@dataclass(frozen=True)
-class _Added:
-    """A round's updates as one: the server's state with what its rule remembers, the update, and a weight for each client.
-
-    Where they were added up secretly: what is known of each group, or why nothing is.
-    """
-
-    state: ServerState
-    total: Vector
-    weights: Sequence[float]
-    totals: Sequence[Total] = ()
-    spoiled: str = ""
 
 
 @dataclass
@@ -329,10 +316,10 @@ class Coordinator:
     def _add_up(self, job: Close) -> Closed:
         learner = self.federation.learner
         state, change = checkpoint.load(self.store.checkpoint(job.round - 1)), None
-        added = self._summed(job, state) if self.terms.host is not None else self._reduced_alone(job, state)
-        if added.weights or self.federation.protections:
+        summed = self._added(job, state)
+        if summed.weights or self.federation.protections:
             state, change = advance(
-                self.federation, self.info.seed, self.noise, job.round, added.state, added.total, added.weights
+                self.federation, self.info.seed, self.noise, job.round, summed.state, summed.total, summed.weights
             )
             if not finite(state.model):
                 raise ClientFailed(f"the model after round {job.round} is not finite; bound updates by kn.Clip")
@@ -340,38 +327,17 @@ class Coordinator:
         metrics = central(learner, self.federation.evaluation, state.model, job.round, self.info.rounds)
         model = self._blob(state)
         known = suspicion(self.federation, state, job.accepted), decision(self.federation, state)
-        told = merged(added.totals)
+        told = merged(summed.totals)
         self._reduced = _Reduced(
-            model.digest, values(metrics or {}), *known, of_training(told), of_evaluation(told), added.spoiled
+            model.digest, values(metrics or {}), *known, of_training(told), of_evaluation(told), summed.spoiled
         )
         delta = None if change is None else self.store.deltas.keep(job.round, self.state.model.digest, change)
         enough = self.course.after(job.round, self._reduced.metrics)
-        return Closed(job.round, model, self._told(state), delta, added.spoiled, enough)
+        return Closed(job.round, model, self._told(state), delta, summed.spoiled, enough)
 
-    def _reduced_alone(self, job: Close, state: ServerState) -> _Added:
-        """The round's updates, each of which is seen, as one."""
-        encoded = EncodedRows(
-            self.federation.strategy.codec,
-            self._arrived(job),
-            [offer.weight for offer in job.offers],
-            self.shared(job.round),
-        )
-        rows = held(self.federation, encoded)
-        state, total = aggregated(self.federation, self.info.seed, job.round, state, job.accepted, rows)
-        return _Added(state, total, rows.weights)
-
-    def _summed(self, job: Close, state: ServerState) -> _Added:
-        """The round's updates, of which only sums are known, as one; zeros if there is none."""
-        host, spoiled = self.terms.host, job.failed
-        assert host is not None
-        masked = dict(zip(job.accepted, self._arrived(job), strict=True))
-        try:
-            totals = [opened(self.federation, opening, masked) for opening in job.openings]
-            state, total, weights = together(self.federation, self.info.seed, job.round, state, totals)
-        except (ProtocolViolation, ClientFailed) as error:
-            totals, spoiled = [], str(error)
-            state, total, weights = together(self.federation, self.info.seed, job.round, state, ())
-        return _Added(state, total, weights, totals, spoiled)
+    def _added(self, job: Close, state: ServerState) -> Added:
+        """What the accepted nodes sent, as one update."""
+        return added(self.federation, self.info.seed, job, self._arrived(job), state)
 
     def _arrived(self, job: Close) -> list[OnDisk]:
         """What the accepted nodes sent."""

@@ -73,6 +73,8 @@ from koinon.update.sign import Sign
 from koinon.update.sparsify import RandomMask, TopK, ternary
 from koinon.update.weight import Weight
 from koinon.update.zstd import Zstd
+from koinon.view.loggers import MLflow, TensorBoard
+from koinon.view.progress import Callback
 
 __all__ = [
     "AUROC",
@@ -93,6 +95,7 @@ __all__ = [
     "Budget",
     "Bulyan",
     "Calibration",
+    "Callback",
     "CenteredClipping",
     "ClientFailed",
     "Clip",
@@ -128,6 +131,7 @@ __all__ = [
     "Lazy",
     "Local",
     "LowRank",
+    "MLflow",
     "MajorityVote",
     "Mean",
     "MeanAbsoluteError",
@@ -161,6 +165,7 @@ __all__ = [
     "SignGuard",
     "SkellamNoise",
     "Strategy",
+    "TensorBoard",
     "TopK",
     "TorchLearner",
     "Trace",

@@ -12,13 +12,16 @@ from koinon.cli.options import (
     AttackOption,
     Json,
     LogJson,
+    MLflowOption,
     NetworkOption,
     Rounds,
     Runs,
     Seed,
+    TensorBoardOption,
     address,
     attack_named,
     load,
+    loggers,
     show,
 )
 from koinon.core.errors import AdmissionError
@@ -31,6 +34,7 @@ from koinon.run.settings import Settings
 from koinon.run.up import Trial
 from koinon.view.log import configure, log
 from koinon.view.progress import LoggedProgress, progress_for
+from koinon.view.together import Together
 from koinon.wire.certificates import LOOPBACK
 
 HOME = Path(".koinon")
@@ -56,6 +60,8 @@ def serve(
     deadline: Annotated[float, typer.Option(help="Seconds that a cohort has to answer.")] = 600.0,
     linger: Annotated[float, typer.Option(help="Seconds to wait at the end for nodes that are away.")] = 600.0,
     run: Annotated[str | None, typer.Option(metavar="ID", help="Run to go on with, or a new one's id.")] = None,
+    tensorboard: TensorBoardOption = None,
+    mlflow: MLflowOption = None,
     home: HomeOption = HOME / "server",
     runs: Runs = RUNS,
     json: Json = False,
@@ -69,7 +75,7 @@ def serve(
     loaded = load(app, rounds)
     everywhere = bound in ("0.0.0.0", "::")
     named = host or ([gethostname()] if everywhere else [] if bound in LOOPBACK else [bound])
-    progress = LoggedProgress() if log_json else progress_for()
+    progress = Together(LoggedProgress() if log_json else progress_for(), loggers(tensorboard, mlflow))
     result = processes.serve(
         loaded,
         Listen(bound, port, Home(home), cert, key, (*named, *LOOPBACK)),
@@ -118,6 +124,8 @@ def up(
     network: NetworkOption = None,
     rounds: Rounds = None,
     seed: Seed = 0,
+    tensorboard: TensorBoardOption = None,
+    mlflow: MLflowOption = None,
     runs: Runs = RUNS,
     json: Json = False,
     log_json: LogJson = False,
@@ -131,6 +139,8 @@ def up(
     arguments = ["--min-nodes", str(nodes), "--seed", str(seed)]
     arguments += ["--rounds", str(rounds)] if rounds is not None else []
     arguments += ["--json"] * json + ["--log-json"] * log_json
+    arguments += ["--tensorboard", str(tensorboard)] if tensorboard is not None else []
+    arguments += ["--mlflow", mlflow] if mlflow is not None else []
     if attack is not None:
         attack_named(attack)
         if not 0 < liars < nodes:

@@ -12,6 +12,8 @@ from koinon import attack
 from koinon.core.errors import AdmissionError
 from koinon.core.network import NETWORKS
 from koinon.run.app import App, load_app
+from koinon.view.loggers import MLflow, TensorBoard
+from koinon.view.progress import Progress
 
 AppArgument: TypeAlias = Annotated[str, typer.Argument(metavar="APP", help="A Python file, or module:name.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
@@ -32,7 +34,21 @@ NetworkOption: TypeAlias = Annotated[
     ),
 ]
 
+TensorBoardOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--tensorboard", metavar="FOLDER", help="Write curves for TensorBoard as well.")
+]
+MLflowOption: TypeAlias = Annotated[
+    str | None, typer.Option("--mlflow", metavar="URI", help="Tell an MLflow tracking server as well.")
+]
+
 RUNS = Path("runs")
+
+
+def loggers(tensorboard: Path | None, mlflow: str | None) -> list[Progress]:
+    """What is told of a run beside the terminal."""
+    told: list[Progress] = []
+    told += [TensorBoard(tensorboard)] if tensorboard is not None else []
+    return told + ([MLflow(mlflow)] if mlflow is not None else [])
 
 
 def attack_named(text: str) -> attack.Attack:

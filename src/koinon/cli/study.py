@@ -9,7 +9,22 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from koinon.cli.options import RUNS, AppArgument, Json, NetworkOption, Rounds, Runs, Seed, encoded, load, show, tell
+from koinon.cli.options import (
+    RUNS,
+    AppArgument,
+    Json,
+    MLflowOption,
+    NetworkOption,
+    Rounds,
+    Runs,
+    Seed,
+    TensorBoardOption,
+    encoded,
+    load,
+    loggers,
+    show,
+    tell,
+)
 from koinon.core.errors import AdmissionError
 from koinon.core.network import Network
 from koinon.data.devices import FLEETS, Clock, devices_named
@@ -63,6 +78,8 @@ def simulate(
     over_select: Annotated[float, typer.Option(help="Share of a cohort that need not answer.")] = 0.0,
     faithful: Annotated[bool, typer.Option("--faithful", help="Secure sums with all of their cryptography.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Stop in pdb where a client fails; in this process.")] = False,
+    tensorboard: TensorBoardOption = None,
+    mlflow: MLflowOption = None,
     runs: Runs = RUNS,
     json: Json = False,
 ) -> None:
@@ -92,6 +109,7 @@ def simulate(
         faithful=faithful,
         clock=_clock(devices, deadline, over_select),
         progress=PlainProgress() if debug else None,
+        callbacks=loggers(tensorboard, mlflow),
     )
     show(run.summary(), json)
 

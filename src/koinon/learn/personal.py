@@ -17,7 +17,7 @@ from koinon.core.statistics import Metrics
 from koinon.core.types import Update, Vector
 from koinon.data.dataset import Dataset
 from koinon.learn.corrections import Correction, Memory
-from koinon.learn.learner import Keeping, Learner, LocalTask
+from koinon.learn.learner import Keeping, Learner, LocalTask, Stepping
 
 Places: TypeAlias = tuple[tuple[Slot, int], ...]
 """Slots of the whole model, and where each begins in a vector of only them."""
@@ -99,7 +99,9 @@ class Personal:
 
     def steps(self, examples: int) -> int:
         """Of the shared layers: the learner's."""
-        return int(self.within.steps(examples))  # type: ignore[attr-defined]
+        if not isinstance(self.within, Stepping):
+            raise AdmissionError(f"{type(self.within).__name__} does not say how many steps it takes")
+        return self.within.steps(examples)
 
     def initial(self, seed: int) -> Vector:
         """The shared layers before training."""

@@ -1,6 +1,6 @@
 """A federation in one process: the same protocol, the same work, no network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,6 +31,7 @@ from koinon.run.result import Run
 from koinon.run.simulation import Simulation
 from koinon.strategy.protection import check_enough
 from koinon.view.progress import Progress, progress_for
+from koinon.view.together import Together
 
 
 def simulate(
@@ -49,6 +50,7 @@ def simulate(
     faithful: bool = False,
     clock: Clock | None = None,
     progress: Progress | None = None,
+    callbacks: Sequence[Progress] = (),
 ) -> Run:
     """Run a federation on this machine, or on a Ray cluster. Equal seeds give equal bits, however many workers.
 
@@ -71,6 +73,8 @@ def simulate(
         clock: Clients' devices, and how long a round waits for them: who is late does not count, and history tells the time.
             None: everybody answers, and there is no time. A run that goes on keeps its clock.
         progress: Told what happens; by default a live view in terminals and notebooks.
+        callbacks: Told the same beside it: `kn.TensorBoard`, `kn.MLflow`, or a `kn.Callback` of one's own. One that fails is told
+            no more, and the run goes on.
 
     Raises:
         AdmissionError: if a run to be resumed is of another definition, seed or clock, there cannot be such workers, or an
@@ -102,7 +106,7 @@ def simulate(
     between, pace = _networks(network or info.network, info.clock), _pace(federation, population, info)
     hold_on()
     with closing(make(federation, population, seed)) as trainer, closing(Store(folder)) as store:
-        progress, secret = progress or progress_for(), noise or Noise.seeded(seed)
+        progress, secret = Together(progress or progress_for(), callbacks), noise or Noise.seeded(seed)
         with progress.following(info), one_thread():  # a second would wait by spinning, on a core that workers want
             Simulation(federation, population, info, store, trainer, between, pace, secret, faithful, progress).go()
         give_back()

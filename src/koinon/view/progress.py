@@ -91,30 +91,37 @@ def progress_for(console: Console | None = None) -> Progress:
     return PlainProgress(console.file)
 
 
-class Quiet:
-    """Shows nothing."""
+class Callback:
+    """Told by a run what happens; what is of no interest is left as it is here, and does nothing.
+
+    Give yours to `kn.simulate(callbacks=[…])`. Calls come from the process that runs the rounds, which waits for them.
+    """
 
     def following(self, info: RunInfo) -> AbstractContextManager[None]:
-        """Nothing."""
+        """What lasts as long as the run does: it is entered before, and left however the run ends."""
         return nullcontext()
 
     def opened(self, round: int, cohort: Sequence[ClientId]) -> None:
-        """Nothing."""
+        """A round was opened and these clients were asked."""
 
     def replied(self, round: int, client: ClientId, outcome: Outcome, reason: str = "") -> None:
-        """Nothing."""
+        """A client's part in the round ended."""
 
     def evaluated(self, round: int, metrics: Values) -> None:
-        """Nothing."""
+        """Clients judged the model after a round, which is known when they answer in the next one."""
 
     def closed(self, record: RoundRecord) -> None:
-        """Nothing."""
+        """A round was closed; the record is on the disk."""
 
     def waiting(self, what: str) -> None:
-        """Nothing."""
+        """What holds the run up at present, in one line; empty when nothing does."""
 
     def note(self, text: str) -> None:
-        """Nothing."""
+        """Something that a person should know, in one line."""
+
+
+class Quiet(Callback):
+    """Shows nothing."""
 
 
 class PlainProgress:
@@ -168,7 +175,7 @@ class PlainProgress:
         print(figures.line(text, 400), file=self._stream or sys.stderr, flush=True)
 
 
-class LoggedProgress(Quiet):
+class LoggedProgress(Callback):
     """Every event as a log line, for programs that read the log."""
 
     def __init__(self) -> None:

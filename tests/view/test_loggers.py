@@ -103,6 +103,25 @@ def test_the_command_line_writes_curves(tmp_path, monkeypatch, capsys):
     assert len(curves(tmp_path / "curves" / id)["round/seconds"]) == 2
 
 
+def test_the_server_of_a_network_writes_curves_too(tmp_path):
+    app = str(Path("examples/digits.py").resolve())
+    command = [
+        sys.executable,
+        "-m",
+        "koinon.cli",
+        "up",
+        app,
+        "--nodes",
+        "2",
+        "--rounds",
+        "2",
+        "--tensorboard",
+        "curves",
+    ]
+    subprocess.run([*command, "--json"], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    assert curves(tmp_path / "curves" / only(tmp_path / "curves"))["round/accepted"] == {1: 2.0, 2: 2.0}
+
+
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory):
     """A real MLflow server: its address and its process."""
